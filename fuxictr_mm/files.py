@@ -1,0 +1,73 @@
+"""Reading and writing files safely: fingerprints, checked parquet handles, atomic writes.
+
+Apart from everything else because both the feature side and the data side need it, and neither may import the other.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fuxictr_mm.errors import DataError
+
+__all__ = ["atomic_write", "file_fingerprint", "open_parquet"]
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it onto ``path`` only if the block ends without an error.
+
+    Two processes that write the same path at once each use their own temporary file, and the last rename wins:
+    a reader sees one whole file or the other, never a mixture.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # mkstemp makes files that only their owner can read; the final file gets what open() would have given it.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """Return a 16-digit hexadecimal digest of the file's bytes (not of its name or date)."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pq.ParquetFile:
+    """Open a parquet file and check that it has ``columns``.
+
+    Raises:
+        DataError: the file is missing, is not a whole parquet file, or lacks a column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: file not found; check the path in the dataset's YAML.")
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as err:
+        raise DataError(
+            f"{path}: not a whole parquet file ({path.stat().st_size:,} bytes; {str(err).splitlines()[0]}); "
+            "copy or download it again."
+        ) from err
+    names = file.schema_arrow.names
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; found {names}; check the names in the YAML.")
+    return file

@@ -1,0 +1,38 @@
+"""Packaging of fuxictr_mm: only the library is installed; tests, experiments and model_zoo stay in the repository.
+
+fuxictr's wheel installs a top-level namespace package ``model_zoo``: ours must not be installed over it.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fuxictr_mm",
+    version="0.1.0",
+    description="Multimodal CTR models, per-modality PCA and a fast loader for FuxiCTR",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["fuxictr_mm", "fuxictr_mm.*"]),
+    package_data={"fuxictr_mm": ["py.typed"]},
+    install_requires=[
+        "fuxictr>=2.3.10",
+        "torch>=2.4",
+        "numpy>=1.26.4",
+        "pandas>=2.2.3",
+        "polars>=1.0",
+        "pyarrow>=17",
+        "scikit-learn>=1.6",
+        "scipy>=1.11",
+        "h5py>=3.11",
+        "pyyaml>=6.0.1",
+        "safetensors>=0.4.5",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "plot": ["matplotlib>=3.8"],
+        "dev": ["hypothesis>=6.100", "matplotlib>=3.8", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+    },
+)
