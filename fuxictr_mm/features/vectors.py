@@ -1,0 +1,263 @@
+"""Vectors of one modality, read chunk by chunk from any of the files that FuxiCTR users keep them in.
+
+Apart from the item table because it knows one file at a time and nothing about a dataset. Two layouts are read: a
+parquet list column that is named like the modality, with the ids in another column; and FuxiCTR's key/value form
+(``.parquet``, ``.npz``, ``.h5``), which :func:`export_key_value` also writes.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fuxictr_mm.errors import DataError
+from fuxictr_mm.files import atomic_write, open_parquet
+
+__all__ = ["export_key_value", "iter_vectors", "read_ids"]
+
+SUFFIXES = (".parquet", ".npz", ".h5")
+_Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def iter_vectors(
+    path: str | Path, modality: str, key_col: str, chunk_rows: int = 8192, width: int | None = None
+) -> Iterator[_Chunk]:
+    """Yield the vectors of ``modality``, ``chunk_rows`` rows at a time, in the order of the file.
+
+    Args:
+        path: ``.parquet`` with a list column named ``modality`` and ids in ``key_col``, or a key/value file.
+        modality: name of the vectors.
+        key_col: id column of a parquet file that has a column named ``modality``.
+        chunk_rows: rows per chunk.
+        width: expected vector length; ``None`` takes that of the first vector.
+
+    Yields:
+        ids (n,) int64, vectors (n, d) float32 and is_present (n,) bool; a missing (null) vector is a row of zeros
+        whose is_present is False.
+
+    Raises:
+        DataError: the file is missing, truncated, of an unknown form, lacks a column, repeats an id, or holds a
+            vector of another length or with NaN or inf in it.
+    """
+    path = Path(path)
+    ids = read_ids(path, modality, key_col)
+    start, empty = 0, []
+    for values in _read_values(path, modality, chunk_rows):
+        chunk_ids = ids[start : start + len(values)]
+        start += len(values)
+        vectors, is_present = _matrix(values, chunk_ids, width, f"{path}: column {modality!r}")
+        if vectors is None:
+            empty.append(chunk_ids)  # nothing but nulls so far: the width is not known yet
+            continue
+        width = vectors.shape[1]
+        for early_ids in empty:
+            yield early_ids, np.zeros((len(early_ids), width), np.float32), np.zeros(len(early_ids), bool)
+        empty = []
+        yield chunk_ids, vectors, is_present
+    if empty:
+        raise DataError(f"{path}: column {modality!r} holds no vector, only nulls; check how the file was made.")
+
+
+def read_ids(path: str | Path, modality: str, key_col: str) -> np.ndarray:
+    """Return the ids of the file's rows: (n,) int64, checked to be whole numbers >= 0 without repeats.
+
+    Args:
+        path, modality, key_col: as in :func:`iter_vectors`.
+
+    Raises:
+        DataError: as in :func:`iter_vectors`.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown file form {path.suffix!r}; vectors are read from {', '.join(SUFFIXES)}.")
+    if path.suffix == ".parquet":
+        key, _ = _parquet_names(path, modality, key_col)
+        column = open_parquet(path, (key,)).read([key]).column(0)
+        if not pa.types.is_integer(column.type) or column.null_count:
+            raise DataError(
+                f"{path}: id column {key!r} must hold integers without nulls; found type {column.type} with "
+                f"{column.null_count} nulls."
+            )
+        ids = column.to_numpy()
+    else:
+        key = "key"
+        ids = _read_keys(path)
+    ids = ids.astype(np.int64)
+    if not len(ids):
+        raise DataError(f"{path}: no rows; at least one item is expected.")
+    if ids.min() < 0:
+        raise DataError(f"{path}: id column {key!r}, row {ids.argmin()}: negative id {ids.min()}; ids must be >= 0.")
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < len(ids):
+        double = int(values[counts.argmax()])
+        rows = np.flatnonzero(ids == double)[:2].tolist()
+        raise DataError(
+            f"{path}: id {double} occurs {counts.max()} times in column {key!r} (rows {rows[0]} and {rows[1]}); "
+            "keep one row per item."
+        )
+    return ids
+
+
+def export_key_value(path: str | Path, keys: np.ndarray, vectors: np.ndarray) -> None:
+    """Write vectors in the form that ``fuxictr.preprocess.tokenizer.load_pretrain_emb`` reads, atomically.
+
+    Args:
+        path: ends in ``.npz``, ``.h5`` or ``.parquet``.
+        keys: (n,) raw integer ids.
+        vectors: (n, d) vectors; written as float32.
+
+    Raises:
+        DataError: another suffix, or keys and vectors do not fit each other.
+    """
+    path = Path(path)
+    keys, vectors = np.asarray(keys), np.asarray(vectors, dtype=np.float32)
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown file form {path.suffix!r}; vectors are written to {', '.join(SUFFIXES)}.")
+    if vectors.ndim != 2 or keys.shape != vectors.shape[:1]:
+        raise DataError(f"{path}: keys {keys.shape} and vectors {vectors.shape} must have the shapes (n,) and (n, d).")
+    with atomic_write(path) as temporary:
+        if path.suffix == ".npz":
+            with open(temporary, "wb") as stream:
+                np.savez(stream, key=keys, value=vectors)
+        elif path.suffix == ".h5":
+            with h5py.File(temporary, "w") as file:
+                file["key"], file["value"] = keys, vectors
+        else:
+            values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+            pq.write_table(pa.table({"key": keys, "value": values}), temporary)
+
+
+def _parquet_names(path: Path, modality: str, key_col: str) -> tuple[str, str]:
+    """Names of the id and the vector column: the modality's own column goes before key/value."""
+    names = open_parquet(path).schema_arrow.names
+    key, value = (key_col, modality) if modality in names else ("key", "value")
+    missing = [name for name in (key, value) if name not in names]
+    if missing:
+        raise DataError(
+            f"{path}: no vectors of {modality!r} here: neither columns {key_col!r} and {modality!r} nor 'key' and "
+            f"'value'; found {names}."
+        )
+    return key, value
+
+
+def _read_values(path: Path, modality: str, chunk_rows: int) -> Iterator[pa.Array | np.ndarray]:
+    read = _parquet_values(path, modality, chunk_rows) if path.suffix == ".parquet" else _array_values(path, chunk_rows)
+    try:
+        yield from read
+    except (pa.ArrowInvalid, OSError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+        raise DataError(f"{path}: the vectors of {modality!r} cannot be read ({err}); copy or make it again.") from err
+
+
+def _parquet_values(path: Path, modality: str, chunk_rows: int) -> Iterator[pa.Array]:
+    _, name = _parquet_names(path, modality, modality)
+    file = open_parquet(path, (name,))
+    kind = file.schema_arrow.field(name).type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise DataError(f"{path}: column {name!r} has type {kind}; a list of numbers per row is expected.")
+    for batch in file.iter_batches(chunk_rows, columns=[name]):
+        yield batch.column(0)
+
+
+def _matrix(
+    values: pa.Array | np.ndarray, ids: np.ndarray, width: int | None, where: str
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Check one chunk and turn it into (n, d) float32 and is_present (n,); vectors ``None``: only nulls."""
+    if isinstance(values, np.ndarray):
+        is_present, found, flat = np.ones(len(values), bool), values.shape[1], values
+        lengths = np.full(len(values), found)
+    else:
+        is_present = values.is_valid().to_numpy(zero_copy_only=False)
+        lengths = pc.list_value_length(values).drop_null().to_numpy()
+        # Nulls between the numbers become NaN, which is refused below.
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+    if not len(lengths) and width is None:
+        return None, is_present
+    width = int(lengths[0]) if width is None else width
+    wrong = np.flatnonzero(lengths != width)
+    if len(wrong):
+        raise DataError(
+            f"{where}, id {ids[is_present][wrong[0]]}: vector of length {lengths[wrong[0]]}, expected {width} as in the rows "
+            "before it or in 'pretrain_dim'."
+        )
+    if not width:
+        raise DataError(f"{where}, id {ids[is_present][0]}: empty vector; write null where a vector is missing.")
+    with np.errstate(over="ignore"):  # too large for float32: refused as inf below
+        present = flat.astype(np.float32).reshape(-1, width)
+    finite = np.isfinite(present).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{where}, id {ids[is_present][~finite][0]}: NaN, null or inf inside the vector ({(~finite).sum()} such "
+            f"rows in this chunk of {len(ids)}); write null for the whole vector where it is missing."
+        )
+    if is_present.all():
+        return present, is_present
+    vectors = np.zeros((len(ids), width), np.float32)
+    vectors[is_present] = present
+    return vectors, is_present
+
+
+def _read_keys(path: Path) -> np.ndarray:
+    """Ids of an .npz or .h5 file, after checking that its values fit them."""
+    if not path.is_file():
+        raise DataError(f"{path}: file not found; check the path in the dataset's YAML.")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                names, keys = list(file), file.get("key")
+            kind, shape = _npy_header(path) if "value" in names else (None, ())
+        else:
+            with h5py.File(path, "r") as file:
+                names, keys = list(file), file["key"][:] if "key" in file else None
+                kind, shape = (file["value"].dtype, file["value"].shape) if "value" in file else (None, ())
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as err:
+        raise DataError(
+            f"{path}: cannot be read as {path.suffix} ({path.stat().st_size:,} bytes; {err}); copy or make it again."
+        ) from err
+    if keys is None or kind is None:
+        raise DataError(f"{path}: 'key' (ids) and 'value' (vectors) are expected; found {names}.")
+    if keys.ndim != 1 or keys.dtype.kind not in "iu":
+        raise DataError(f"{path}: 'key' must be a list of integers; found {keys.dtype} of shape {keys.shape}.")
+    if kind.kind not in "fiu" or len(shape) != 2 or shape[0] != len(keys):
+        raise DataError(
+            f"{path}: 'value' must hold numbers of shape ({len(keys)}, width), one row per key; found {kind} of "
+            f"shape {shape}."
+        )
+    return keys
+
+
+def _array_values(path: Path, chunk_rows: int) -> Iterator[np.ndarray]:
+    if path.suffix == ".h5":
+        with h5py.File(path, "r") as file:
+            for start in range(0, len(file["value"]), chunk_rows):
+                yield file["value"][start : start + chunk_rows]
+        return
+    kind, shape = _npy_header(path)
+    with zipfile.ZipFile(path) as archive, archive.open("value.npy") as stream:
+        if _read_npy_header(stream)[1]:  # column-major: rows do not lie together, so it is read at once
+            with np.load(path, allow_pickle=False) as file:
+                values = file["value"]
+            yield from (values[start : start + chunk_rows] for start in range(0, len(values), chunk_rows))
+            return
+        for start in range(0, shape[0], chunk_rows):
+            rows = min(chunk_rows, shape[0] - start)
+            block = stream.read(rows * shape[1] * kind.itemsize)
+            yield np.frombuffer(block, dtype=kind).reshape(rows, shape[1])
+
+
+def _npy_header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    with zipfile.ZipFile(path) as archive, archive.open("value.npy") as stream:
+        shape, _, kind = _read_npy_header(stream)
+    return kind, shape
+
+
+def _read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return read[np.lib.format.read_magic(stream)](stream)
