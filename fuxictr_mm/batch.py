@@ -55,6 +55,31 @@ class MultimodalBatch(Sequence):
         index = torch.arange(n_rows, device=mask.device).view(batch_size, length + 1)
         return cls(context, items, index, mask.bool())
 
+    @classmethod
+    def from_ids(
+        cls,
+        context: Mapping[str, torch.Tensor],
+        ids: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        table: Mapping[str, torch.Tensor],
+    ) -> "MultimodalBatch":
+        """Take the distinct items of a batch out of an item table.
+
+        Args:
+            context: see the class.
+            ids: (B, L + 1) int, row of the table for each history position and for the target; padding is row 0.
+            is_real_BL: see the class.
+            table: column name -> (n_items + 1, ...), the item table.
+        """
+        n_rows = len(next(iter(table.values())))
+        # Marking ids in an array of all items finds the distinct ones without a sort.
+        is_used = torch.zeros(n_rows, dtype=torch.bool, device=ids.device)
+        is_used[ids.flatten()] = True
+        distinct = is_used.nonzero().squeeze(1)
+        row_of = torch.empty(n_rows, dtype=torch.int64, device=ids.device)
+        row_of[distinct] = torch.arange(len(distinct), device=ids.device)
+        return cls(context, {name: column[distinct] for name, column in table.items()}, row_of[ids], is_real_BL)
+
     def to(self, device: torch.device | str) -> "MultimodalBatch":
         """Return the batch with every tensor on ``device`` (a new batch unless all are there already)."""
         if self.is_real_BL.device == torch.device(device):

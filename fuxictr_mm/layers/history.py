@@ -1,0 +1,125 @@
+"""The history side of Transformer_DCNv2: tokens -> Transformer -> last outputs and their maximum."""
+
+import torch
+from torch import nn
+
+from fuxictr_mm.errors import ConfigError
+
+__all__ = ["HistoryEncoder"]
+
+
+class HistoryEncoder(nn.Module):
+    """Encode a user's history as seen from the target item.
+
+    Tokens are ``e_i = [item_i || target]`` (arXiv 2505.03543, section 3.1; TransAct, arXiv 2306.00248). The answer is
+    the last ``first_k_cols`` encoder outputs, oldest first, padding zeroed, and behind them ``Linear(max over real
+    outputs)``. An empty history attends to its last position (padding) only, so that no softmax runs over nothing.
+
+    Args:
+        item_dim: width D of one item.
+        max_len: longest history, the number of learned positions.
+        target_concat: put the target into every token (token width 2 D), otherwise tokens are the items (D).
+        use_transformer: False passes the tokens on as they are.
+        transformer_layers, num_heads, dim_feedforward, transformer_dropout: of ``nn.TransformerEncoder`` (post-norm).
+        first_k_cols: how many of the latest outputs are kept side by side.
+        concat_max_pool: append the projected maximum.
+        position: ``"none"`` or ``"learned"`` (one vector per distance from the latest item; trimming changes nothing).
+        padding_mask: ``"correct"`` ignores padding; ``"as_published"`` repeats the challenge code, which ignores and
+            zeroes the real items instead. Only for reproducing published scores.
+
+    Raises:
+        ConfigError: ``num_heads`` does not divide the token width, or a switch has an unknown value.
+    """
+
+    def __init__(
+        self,
+        item_dim: int,
+        max_len: int,
+        *,
+        target_concat: bool = True,
+        use_transformer: bool = True,
+        transformer_layers: int = 2,
+        num_heads: int = 1,
+        dim_feedforward: int = 256,
+        transformer_dropout: float = 0.2,
+        first_k_cols: int = 16,
+        concat_max_pool: bool = True,
+        position: str = "none",
+        padding_mask: str = "correct",
+    ) -> None:
+        super().__init__()
+        token_dim = item_dim * (2 if target_concat else 1)
+        if token_dim % num_heads:
+            raise ConfigError(f"num_heads={num_heads} must divide the width of a history token, {token_dim}.")
+        if first_k_cols + int(concat_max_pool) < 1:
+            raise ConfigError("first_k_cols=0 with concat_max_pool=False leaves nothing of the history.")
+        self.target_concat = target_concat
+        self.first_k_cols = first_k_cols
+        self.concat_max_pool = concat_max_pool
+        self.ignores_padding = _one_of("padding_mask", padding_mask, ("correct", "as_published")) == "correct"
+        self.out_dim = (first_k_cols + int(concat_max_pool)) * token_dim
+        learned = _one_of("position", position, ("none", "learned")) == "learned"
+        self.position = nn.Parameter(torch.empty(max_len, token_dim)) if learned else None
+        self.transformer_encoder: nn.TransformerEncoder | None = None
+        if use_transformer:
+            layer = nn.TransformerEncoderLayer(
+                token_dim, num_heads, dim_feedforward, transformer_dropout, batch_first=True
+            )
+            # Nested tensors would shorten the output to the longest history and only take right-padded input.
+            self.transformer_encoder = nn.TransformerEncoder(layer, transformer_layers, enable_nested_tensor=False)
+        if concat_max_pool:
+            self.out_linear = nn.Linear(token_dim, token_dim)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Called by the host's ``reset_parameters`` too."""
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
+
+    def forward(self, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor) -> torch.Tensor:
+        """(B, D), (B, L, D), (B, L) bool -> (B, out_dim). L >= 1; padding rows of the history must be zero."""
+        tokens_BLT = self.tokens(target_BD, history_BLD)
+        ignored_BL = self.ignored_positions(is_real_BL)
+        if self.transformer_encoder is not None:
+            tokens_BLT = self.transformer_encoder(tokens_BLT, src_key_padding_mask=ignored_BL)
+        ignored_BL1 = ignored_BL.unsqueeze(-1)
+        latest_BKT = tokens_BLT.masked_fill(ignored_BL1, 0.0)[:, -self.first_k_cols :] if self.first_k_cols else None
+        parts = [] if latest_BKT is None else [self._widen(latest_BKT).flatten(start_dim=1)]
+        if self.concat_max_pool:
+            # -1e9 as in the host's TransAct: finite, so a maximum over it never turns into NaN.
+            parts.append(self.out_linear(tokens_BLT.masked_fill(ignored_BL1, -1e9).amax(dim=1)))
+        return torch.cat(parts, dim=-1)
+
+    def tokens(self, target_BD: torch.Tensor, history_BLD: torch.Tensor) -> torch.Tensor:
+        """Return the (B, L, T) tokens that enter the encoder."""
+        length = history_BLD.shape[1]
+        if self.target_concat:
+            tokens = torch.cat([history_BLD, target_BD.unsqueeze(1).expand(-1, length, -1)], dim=-1)
+        else:
+            tokens = history_BLD
+        if self.position is not None:
+            if length > self.position.shape[0]:
+                raise ConfigError(
+                    f"a history of {length} items meets position: learned with max_len={self.position.shape[0]}; "
+                    "set max_len of the model and of the loader to the same number."
+                )
+            tokens = tokens + self.position[:length].flip(0)  # row 0 belongs to the latest item
+        return tokens
+
+    def ignored_positions(self, is_real_BL: torch.Tensor) -> torch.Tensor:
+        """Return (B, L) bool, True where attention and pooling must not look; the last position of a full row stays."""
+        ignored_BL = ~is_real_BL if self.ignores_padding else is_real_BL
+        keeps_one_B1 = ~ignored_BL.all(dim=1, keepdim=True)
+        last_L = torch.arange(ignored_BL.shape[1], device=ignored_BL.device) == ignored_BL.shape[1] - 1
+        return ignored_BL & (keeps_one_B1 | ~last_L)
+
+    def _widen(self, latest_BKT: torch.Tensor) -> torch.Tensor:
+        """A batch shorter than ``first_k_cols`` gets its absent, oldest slots as zeros."""
+        missing = self.first_k_cols - latest_BKT.shape[1]
+        return nn.functional.pad(latest_BKT, (0, 0, missing, 0)) if missing > 0 else latest_BKT
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} must be one of {list(allowed)}.")
+    return value

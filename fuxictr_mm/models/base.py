@@ -1,0 +1,183 @@
+"""What every ranking model of ours owes the host, written once; the models themselves hold only architecture.
+
+Axis letters: B = rows, U = distinct items, L = history length, D = width of one item, C = width of the context.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from fuxictr.pytorch.layers import FeatureEmbedding
+from fuxictr.pytorch.models import BaseModel
+from torch import nn
+
+from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.layers import GatedAlignment, MLPAlignment
+from fuxictr_mm.metrics import evaluate_metrics
+
+__all__ = ["MultimodalRankModel"]
+
+ALIGNMENTS = ("none", "linear", "mlp", "gated")
+
+
+class MultimodalRankModel(BaseModel):
+    """Base of models that score a target item against a history of items with multimodal vectors.
+
+    A subclass builds its layers from :attr:`context_dim`, :attr:`item_dim` and :attr:`item_field_dims`, ends its
+    constructor with :meth:`finish`, and implements :meth:`score`. Inputs are a :class:`MultimodalBatch` or the
+    challenge's ``(batch_dict, item_dict, mask)`` with 1 = real; the answer is the same.
+
+    Args:
+        feature_map: the host's ``FeatureMap``.
+        embedding_dim: width of an embedding whose column does not set its own.
+        alignment: how an ``embedding`` column becomes a field, unless the column sets ``feature_encoder``: ``"linear"``
+            (the host's ``nn.Linear`` without bias), ``"none"`` (as stored), ``"mlp"`` or ``"gated"``.
+        accumulation_steps: batches whose gradients are added up before an optimizer step.
+        kwargs: the host's ``BaseModel`` arguments (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
+
+    Raises:
+        ConfigError: a switch has an unknown value, or a column cannot be embedded as it is described.
+    """
+
+    def __init__(
+        self,
+        feature_map: Any,
+        model_id: str = "MultimodalRankModel",
+        gpu: int = -1,
+        embedding_dim: int = 64,
+        alignment: str = "linear",
+        accumulation_steps: int = 1,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        self.accumulation_steps = accumulation_steps
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.item_field_dims: dict[str, int] = {}
+        self.context_field_dims: dict[str, int] = {}
+        for name, spec in feature_map.features.items():
+            if spec["type"] == "meta":
+                continue
+            fields = self.item_field_dims if spec.get("source") == "item" else self.context_field_dims
+            fields[name] = self._align(name, spec, alignment, embedding_dim)
+        self.item_dim = sum(self.item_field_dims.values())
+        self.context_dim = sum(self.context_field_dims.values())
+
+    def _align(self, name: str, spec: dict[str, Any], alignment: str, embedding_dim: int) -> int:
+        """Put the alignment of one column in place and return the width of its field."""
+        width: int = spec.get("emb_output_dim", spec.get("embedding_dim", embedding_dim))
+        if spec["type"] == "sequence" and not spec.get("feature_encoder"):
+            raise ConfigError(
+                f"column {name!r}: a sequence needs a pooling; add feature_encoder: layers.MaskedAveragePooling()."
+            )
+        if spec["type"] != "embedding" or spec.get("feature_encoder"):
+            return width
+        if alignment not in ALIGNMENTS:
+            raise ConfigError(f"alignment={alignment!r} must be one of {list(ALIGNMENTS)}.")
+        stored: int = spec.get("pretrain_dim", width)
+        encoders = self.embedding_layer.embedding_layer.feature_encoders
+        if alignment == "none":
+            encoders[name] = nn.Identity()
+            return stored
+        if alignment == "mlp":
+            encoders[name] = MLPAlignment(stored, width)
+        elif alignment == "gated":
+            encoders[name] = GatedAlignment(stored, width)
+        return width
+
+    def finish(self, optimizer: str, loss: str, learning_rate: float) -> None:
+        """Compile, initialise and place the model: what every host model does last in its constructor."""
+        self.compile(optimizer, loss, learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
+        """Return ``{"y_pred": (B, 1)}``, the probability of a click."""
+        batch = MultimodalBatch.from_inputs(inputs).to(self.device)
+        context_BC = self.embed_context(batch)
+        target_BD, history_BLD, is_real_BL = self.embed_items(batch)
+        return {"y_pred": self.score(context_BC, target_BD, history_BLD, is_real_BL)}
+
+    def score(
+        self, context_BC: torch.Tensor, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, C), (B, D), (B, L, D) with padding zeroed, (B, L) bool -> (B, 1) after ``output_activation``."""
+        raise NotImplementedError
+
+    def embed_context(self, batch: MultimodalBatch) -> torch.Tensor:
+        """Return the context fields side by side, (B, C); C may be 0."""
+        if not self.context_field_dims:
+            return torch.zeros(len(batch.item_index), 0, device=self.device)
+        return self._embed(batch.context, self.context_field_dims, "context")
+
+    def embed_items(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embed each row of ``batch.items`` once and spread the result over the batch.
+
+        Returns:
+            target (B, D), history (B, L, D) with exact zeros at padding, and the mask (B, L). L is at least 1.
+        """
+        items_UD = self._embed(batch.items, self.item_field_dims, "item")
+        index, is_real_BL = batch.item_index, batch.is_real_BL
+        if is_real_BL.shape[1] == 0:  # no row of the batch has a history: one position of padding stands in
+            index = index[:, [-1, -1]]
+            is_real_BL = is_real_BL.new_zeros(len(index), 1)
+        spread = nn.functional.embedding(index, items_UD)
+        # Zeroed here and not trusted to be zero: an alignment with a bias, or a foreign loader, may fill padding rows.
+        history_BLD = spread[:, :-1].masked_fill(~is_real_BL.unsqueeze(-1), 0.0)
+        return spread[:, -1], history_BLD, is_real_BL
+
+    def _embed(self, values: Any, fields: Iterable[str], kind: str) -> torch.Tensor:
+        missing = [name for name in fields if name not in values]
+        if missing:
+            raise ConfigError(f"the batch has no {kind} column {missing[0]!r}; found {sorted(values)}.")
+        return self.embedding_layer({name: values[name] for name in fields}, flatten_emb=True)
+
+    def get_labels(self, inputs: Any) -> torch.Tensor:
+        """Return (B, 1) float labels on the model's device."""
+        return inputs[0][self.feature_map.labels[0]].to(self.device).float().view(-1, 1)
+
+    def get_group_id(self, inputs: Any) -> torch.Tensor:
+        """Return (B,) group ids on the CPU, where the host's ``evaluate`` wants them."""
+        return inputs[0][self.feature_map.group_id].cpu()
+
+    def train_step(self, batch_data: Any) -> torch.Tensor:
+        """One batch. Returns the undivided loss, so that the log does not depend on ``accumulation_steps``."""
+        position = self._batch_index % self.accumulation_steps
+        if position == 0:
+            self.optimizer.zero_grad()
+        loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
+        # The last group of an epoch may be short: it is divided by its own size and stepped, not carried over.
+        group_start = self._batch_index - position
+        group_size = min(self.accumulation_steps, self._steps_per_epoch - group_start)
+        (loss / group_size).backward()
+        if position == group_size - 1:
+            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            self.optimizer.step()
+        return loss.detach()
+
+    def evaluate_metrics(
+        self, y_true: np.ndarray, y_pred: np.ndarray, metrics: list[str], group_id: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """See :func:`fuxictr_mm.metrics.evaluate_metrics`."""
+        return evaluate_metrics(y_true, y_pred, metrics, group_id)
+
+    def save_weights(self, checkpoint: str) -> None:
+        """Write the state dict beside ``checkpoint`` and rename it, so that a crash leaves the old file whole."""
+        with atomic_write(checkpoint) as path:
+            torch.save(self.state_dict(), path)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Load a state dict; nothing but tensors is unpickled."""
+        self.to(self.device)
+        self.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))

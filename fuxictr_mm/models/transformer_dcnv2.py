@@ -1,0 +1,112 @@
+"""Transformer + DCNv2, first place of the WWW 2025 multimodal CTR challenge (arXiv 2505.03543)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fuxictr.pytorch.layers import CrossNetV2, MLP_Block
+
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet
+from fuxictr_mm.models.base import MultimodalRankModel
+
+__all__ = ["Transformer_DCNv2"]
+
+CROSSES = ("full", "low_rank", "none")
+
+
+class Transformer_DCNv2(MultimodalRankModel):
+    """A Transformer reads the history beside the target, a cross network and an MLP read everything.
+
+    ``f = [context | target | history]``, ``y = MLP([CrossNetV2(f) | MLP(f)])``; arXiv 2505.03543, section 3. Parameter
+    names are those of the published checkpoint.
+
+    Args:
+        feature_map: the host's ``FeatureMap``.
+        hidden_activations: of both MLPs.
+        dcn_cross_layers, dcn_hidden_units: cross layers, and hidden units of the MLP beside them.
+        mlp_hidden_units: hidden units of the last MLP.
+        num_heads, transformer_layers, transformer_dropout, dim_feedforward, first_k_cols, concat_max_pool, position,
+            padding_mask, use_transformer, target_concat: see :class:`~fuxictr_mm.layers.HistoryEncoder`.
+        cross: ``"full"`` (the paper's), ``"low_rank"`` (DCN-V2's cheaper form) or ``"none"``.
+        cross_rank: inner width of ``"low_rank"``; default a quarter of the width of f, as DCN-V2 advises.
+        net_dropout, batch_norm: of the MLP beside the cross network.
+        max_len: longest history; only ``position: learned`` needs it.
+        kwargs: see :class:`~fuxictr_mm.models.base.MultimodalRankModel`.
+    """
+
+    def __init__(
+        self,
+        feature_map: Any,
+        model_id: str = "Transformer_DCNv2",
+        hidden_activations: str = "ReLU",
+        dcn_cross_layers: int = 3,
+        dcn_hidden_units: Sequence[int] = (1024, 512, 256),
+        mlp_hidden_units: Sequence[int] = (64, 32),
+        num_heads: int = 1,
+        transformer_layers: int = 2,
+        transformer_dropout: float = 0.2,
+        dim_feedforward: int = 256,
+        first_k_cols: int = 16,
+        concat_max_pool: bool = True,
+        use_transformer: bool = True,
+        target_concat: bool = True,
+        position: str = "none",
+        padding_mask: str = "correct",
+        cross: str = "full",
+        cross_rank: int | None = None,
+        net_dropout: float = 0.2,
+        batch_norm: bool = False,
+        learning_rate: float = 5e-4,
+        max_len: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature_map, model_id=model_id, **kwargs)
+        self.transformer_encoder = HistoryEncoder(
+            self.item_dim,
+            max_len,
+            target_concat=target_concat,
+            use_transformer=use_transformer,
+            transformer_layers=transformer_layers,
+            num_heads=num_heads,
+            dim_feedforward=dim_feedforward,
+            transformer_dropout=transformer_dropout,
+            first_k_cols=first_k_cols,
+            concat_max_pool=concat_max_pool,
+            position=position,
+            padding_mask=padding_mask,
+        )
+        f_dim = self.context_dim + self.item_dim + self.transformer_encoder.out_dim
+        if cross not in CROSSES:
+            raise ConfigError(f"cross={cross!r} must be one of {list(CROSSES)}.")
+        if cross == "full":
+            self.crossnet = CrossNetV2(f_dim, dcn_cross_layers)
+        elif cross == "low_rank":
+            self.crossnet = LowRankCrossNet(f_dim, dcn_cross_layers, cross_rank or max(1, f_dim // 4))
+        else:
+            self.crossnet = None
+        self.parallel_dnn = MLP_Block(
+            input_dim=f_dim,
+            hidden_units=list(dcn_hidden_units),
+            hidden_activations=hidden_activations,
+            dropout_rates=net_dropout,
+            batch_norm=batch_norm,
+        )
+        self.mlp = MLP_Block(
+            input_dim=dcn_hidden_units[-1] + (f_dim if self.crossnet is not None else 0),
+            output_dim=1,
+            hidden_units=list(mlp_hidden_units),
+            hidden_activations=hidden_activations,
+            output_activation=self.output_activation,
+        )
+        self.finish(kwargs["optimizer"], kwargs["loss"], learning_rate)
+
+    def score(
+        self, context_BC: torch.Tensor, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor
+    ) -> torch.Tensor:
+        user = self.transformer_encoder(target_BD, history_BLD, is_real_BL)
+        f = torch.cat([context_BC, target_BD, user], dim=-1)
+        deep = self.parallel_dnn(f)
+        if self.crossnet is None:
+            return self.mlp(deep)
+        return self.mlp(torch.cat([self.crossnet(f), deep], dim=-1))

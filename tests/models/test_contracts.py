@@ -1,0 +1,325 @@
+"""Each promise of a ranking model, written once and run over both models and all their switches."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.layers import GatedAlignment, MLPAlignment
+from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel, Transformer_DCNv2
+from tests.synthetic import MODEL_KWARGS, tiny_challenge_batch, tiny_feature_map
+
+# Tanh: in layers this narrow a ReLU may die, and then an answer that ought to change does not.
+TRANSFORMER = {
+    "hidden_activations": "Tanh",
+    "dcn_hidden_units": [8, 6],
+    "mlp_hidden_units": [5],
+    "dim_feedforward": 9,
+    "first_k_cols": 2,
+    "dcn_cross_layers": 2,
+    "max_len": 6,
+}
+DIN = {"dnn_activations": "Tanh", "dnn_hidden_units": [8, 6], "num_heads": 2}
+VARIANTS: dict[str, tuple[type[MultimodalRankModel], dict[str, Any]]] = {
+    "transformer": (Transformer_DCNv2, TRANSFORMER),
+    "transformer-none": (Transformer_DCNv2, {**TRANSFORMER, "use_transformer": False}),
+    "transformer-no-target": (Transformer_DCNv2, {**TRANSFORMER, "target_concat": False}),
+    "transformer-low-rank": (Transformer_DCNv2, {**TRANSFORMER, "cross": "low_rank", "cross_rank": 3}),
+    "transformer-no-cross": (Transformer_DCNv2, {**TRANSFORMER, "cross": "none"}),
+    "transformer-no-pool": (Transformer_DCNv2, {**TRANSFORMER, "concat_max_pool": False}),
+    "transformer-pool-only": (Transformer_DCNv2, {**TRANSFORMER, "first_k_cols": 0}),
+    "transformer-wide-k": (Transformer_DCNv2, {**TRANSFORMER, "first_k_cols": 9}),
+    "transformer-positions": (Transformer_DCNv2, {**TRANSFORMER, "position": "learned"}),
+    "transformer-heads": (Transformer_DCNv2, {**TRANSFORMER, "num_heads": 2}),
+    "transformer-mlp": (Transformer_DCNv2, {**TRANSFORMER, "alignment": "mlp"}),
+    "transformer-gated": (Transformer_DCNv2, {**TRANSFORMER, "alignment": "gated"}),
+    "transformer-none-aligned": (Transformer_DCNv2, {**TRANSFORMER, "alignment": "none"}),
+    "din": (DIN_SE_MHTA, DIN),
+    "din-one-head": (DIN_SE_MHTA, {**DIN, "num_heads": 1}),
+    "din-no-se": (DIN_SE_MHTA, {**DIN, "use_se": False}),
+    "din-attention": (DIN_SE_MHTA, {**DIN, "attention": "din"}),
+    "din-softmax": (DIN_SE_MHTA, {**DIN, "attention": "din", "din_use_softmax": True}),
+    "din-mlp": (DIN_SE_MHTA, {**DIN, "alignment": "mlp"}),
+}
+
+
+def build(variant: str, tmp_path: Path, **changes: Any) -> MultimodalRankModel:
+    torch.manual_seed(3)
+    model_class, kwargs = VARIANTS[variant]
+    feature_map = changes.pop("feature_map", None) or tiny_feature_map(tmp_path)
+    model = model_class(feature_map, model_root=str(tmp_path), **{**MODEL_KWARGS, **kwargs, **changes})
+    # Trained-looking weights: at the host's initial scale of 1e-4 an answer hardly depends on any id.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embedding_layers" in name:
+                parameter.normal_(std=0.5)
+                parameter[0] = 0
+    return model.eval()
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> MultimodalRankModel:
+    return build(request.param, tmp_path)
+
+
+def scores(model: MultimodalRankModel, inputs: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(inputs)["y_pred"]
+
+
+def with_item(batch: Any, row: int, position: int, donor: int) -> Any:
+    """The batch with the item at one position of a row replaced by the item row ``donor``."""
+    context, items, mask = batch
+    at = row * (mask.shape[1] + 1) + position
+    changed = {name: value.clone() for name, value in items.items()}
+    for value in changed.values():
+        value[at] = value[donor].clone()
+    return context, changed, mask
+
+
+def test_output_is_a_probability_per_row(model: MultimodalRankModel) -> None:
+    y_pred = scores(model, tiny_challenge_batch(model.feature_map))
+    assert y_pred.shape == (4, 1)
+    assert ((y_pred > 0) & (y_pred < 1)).all()
+
+
+def test_padding_contents_change_nothing(model: MultimodalRankModel) -> None:
+    batch = tiny_challenge_batch(model.feature_map)
+    before = scores(model, batch)
+    context, items, mask = batch
+    filled = {name: value.clone() for name, value in items.items()}
+    is_padding = torch.cat([mask == 0, torch.zeros(len(mask), 1, dtype=torch.bool)], dim=1).flatten()
+    for value in filled.values():
+        value[is_padding] = value[-1].clone()
+    torch.testing.assert_close(scores(model, (context, filled, mask)), before, rtol=0, atol=1e-6)
+
+
+def test_a_real_history_item_changes_the_output(model: MultimodalRankModel) -> None:
+    batch = tiny_challenge_batch(model.feature_map)
+    before = scores(model, batch)
+    after = scores(model, with_item(batch, row=2, position=5, donor=6))
+    assert (after[2] - before[2]).abs() > 1e-6
+    torch.testing.assert_close(after[[0, 1, 3]], before[[0, 1, 3]], rtol=0, atol=1e-6)
+
+
+def test_the_target_changes_the_output(model: MultimodalRankModel) -> None:
+    batch = tiny_challenge_batch(model.feature_map)
+    after = scores(model, with_item(batch, row=1, position=6, donor=6))
+    assert (after[1] - scores(model, batch)[1]).abs() > 1e-6
+
+
+def test_a_row_does_not_depend_on_its_neighbours(model: MultimodalRankModel) -> None:
+    together = scores(model, tiny_challenge_batch(model.feature_map))
+    context, items, mask = tiny_challenge_batch(model.feature_map)
+    for row in range(4):
+        positions = slice(row * 7, row * 7 + 7)
+        alone = (
+            {name: value[row : row + 1] for name, value in context.items()},
+            {name: value[positions] for name, value in items.items()},
+            mask[row : row + 1],
+        )
+        torch.testing.assert_close(scores(model, alone), together[row : row + 1], rtol=0, atol=1e-6)
+
+
+def test_trimming_padding_changes_nothing(model: MultimodalRankModel) -> None:
+    lengths = (2, 0, 1, 2)
+    wide = tiny_challenge_batch(model.feature_map, lengths, width=6)
+    narrow = tiny_challenge_batch(model.feature_map, lengths, width=2)
+    torch.testing.assert_close(scores(model, wide), scores(model, narrow), rtol=0, atol=1e-6)
+
+
+def test_a_batch_without_any_history_is_scored(model: MultimodalRankModel) -> None:
+    empty = tiny_challenge_batch(model.feature_map, (0, 0), width=0)
+    padded = tiny_challenge_batch(model.feature_map, (0, 0), width=3)
+    assert torch.isfinite(scores(model, empty)).all()
+    torch.testing.assert_close(scores(model, empty), scores(model, padded), rtol=0, atol=1e-6)
+
+
+def test_distinct_items_give_the_same_answer(model: MultimodalRankModel) -> None:
+    context, items, mask = tiny_challenge_batch(model.feature_map)
+    ids = items["item_id"].view(len(mask), -1)
+    batch = MultimodalBatch.from_ids(context, ids, mask.bool(), items_by_id(items))
+    assert len(batch.items["item_id"]) < len(items["item_id"])
+    torch.testing.assert_close(scores(model, batch), scores(model, (context, items, mask)), rtol=0, atol=1e-6)
+
+
+def items_by_id(items: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The item table that holds what the rows of a challenge batch say."""
+    size = int(items["item_id"].max()) + 1
+    table = {name: value.new_zeros(size, *value.shape[1:]) for name, value in items.items()}
+    for name, value in items.items():
+        table[name][items["item_id"]] = value
+    return table
+
+
+def test_the_batch_is_not_mutated(model: MultimodalRankModel) -> None:
+    batch = tiny_challenge_batch(model.feature_map)
+    before = copy.deepcopy(batch)
+    model.train()
+    model(batch)
+    for part, original in zip(batch[:2], before[:2], strict=True):
+        assert list(part) == list(original)
+        assert all(torch.equal(part[name], original[name]) for name in part)
+    assert torch.equal(batch[2], before[2])
+
+
+def test_saving_and_loading_keeps_predictions(model: MultimodalRankModel, tmp_path: Path) -> None:
+    batch = tiny_challenge_batch(model.feature_map)
+    before = scores(model, batch)
+    checkpoint = tmp_path / "folder" / "weights.model"
+    model.save_weights(str(checkpoint))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert not torch.allclose(scores(model, batch), before)
+    model.load_weights(str(checkpoint))
+    assert torch.equal(scores(model, batch), before)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["weights.model"]
+
+
+def test_every_parameter_gets_a_gradient(model: MultimodalRankModel) -> None:
+    # The same for the ReLUs that are not configurable.
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.ReLU):
+                setattr(module, name, torch.nn.LeakyReLU(0.3))
+    batch = tiny_challenge_batch(model.feature_map, (4, 0, 6, 3))
+    model(batch)["y_pred"].sum().backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    # A softmax forgets a number that is added to all of its logits.
+    shift = "attention_layer.attention_layer.mlp.2.bias"
+    assert without == ([shift] if getattr(getattr(model, "attention_layer", None), "use_softmax", False) else [])
+
+
+def test_a_training_step_moves_the_loss(model: MultimodalRankModel) -> None:
+    batch = tiny_challenge_batch(model.feature_map)
+    model._max_gradient_norm, model._batch_index, model._steps_per_epoch = 10.0, 0, 1
+    model.train()
+    first = model.train_step(batch)
+    for _ in range(30):
+        last = model.train_step(batch)
+    assert last < first
+    assert not first.requires_grad
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_fields_follow_the_feature_map(vectors: bool, tmp_path: Path) -> None:
+    feature_map = tiny_feature_map(tmp_path, vectors=vectors, second_vector=vectors)
+    for variant in ("transformer", "din"):
+        model = build(variant, tmp_path, feature_map=feature_map)
+        assert model.item_dim == 4 + 4 + (5 + 3 if vectors else 0)
+        assert scores(model, tiny_challenge_batch(feature_map)).shape == (4, 1)
+
+
+def test_accumulated_gradients_equal_one_large_batch(tmp_path: Path) -> None:
+    rows = (4, 0, 6, 1)
+    whole = tiny_challenge_batch(tiny_feature_map(tmp_path), rows)
+    context, items, mask = whole
+    halves = [
+        (
+            {name: value[half] for name, value in context.items()},
+            {name: value[half.start * 7 : half.stop * 7] for name, value in items.items()},
+            mask[half],
+        )
+        for half in (slice(0, 2), slice(2, 4))
+    ]
+    at_once = build("transformer", tmp_path, optimizer="SGD", transformer_dropout=0.0, net_dropout=0.0)
+    in_steps = build(
+        "transformer", tmp_path, optimizer="SGD", transformer_dropout=0.0, net_dropout=0.0, accumulation_steps=8
+    )
+    for model, batches in ((at_once, [whole]), (in_steps, halves)):
+        model._max_gradient_norm, model._steps_per_epoch = 10.0, len(batches)
+        for model._batch_index, batch in enumerate(batches):
+            model.train_step(batch)
+    for one, other in zip(at_once.parameters(), in_steps.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_parameter_names_are_the_published_ones(tmp_path: Path) -> None:
+    names = set(build("transformer", tmp_path).state_dict())
+    for expected in (
+        "embedding_layer.embedding_layer.embedding_layers.item_id.weight",
+        "embedding_layer.embedding_layer.feature_encoders.item_emb.weight",
+        "transformer_encoder.transformer_encoder.layers.1.self_attn.in_proj_weight",
+        "transformer_encoder.out_linear.weight",
+        "crossnet.cross_layers.1.weight",
+        "parallel_dnn.mlp.0.weight",
+        "mlp.mlp.0.weight",
+    ):
+        assert expected in names
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "sentence"),
+    [
+        ("transformer", {"cross": "wide"}, r"cross='wide' must be one of \['full', 'low_rank', 'none'\]"),
+        ("transformer", {"cross": "low_rank", "cross_rank": 1000}, r"cross_rank=1000 must be between 1 and"),
+        ("transformer", {"padding_mask": "inverted"}, r"padding_mask='inverted' must be one of"),
+        ("transformer", {"position": "sinus"}, r"position='sinus' must be one of"),
+        ("transformer", {"num_heads": 7}, r"num_heads=7 must divide the width of a history token, 26"),
+        ("transformer", {"first_k_cols": 0, "concat_max_pool": False}, r"leaves nothing of the history"),
+        ("transformer", {"alignment": "deep"}, r"alignment='deep' must be one of"),
+        ("din", {"attention": "self"}, r"attention='self' must be one of \['mhta', 'din'\]"),
+        ("din", {"attention_dim": 7, "num_heads": 2}, r"num_heads=2 must divide attention_dim=7"),
+    ],
+)
+def test_a_wrong_switch_is_refused(variant: str, change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        build(variant, tmp_path, **change)
+
+
+def test_a_sequence_without_pooling_is_refused(tmp_path: Path) -> None:
+    feature_map = tiny_feature_map(tmp_path)
+    del feature_map.features["item_tags"]["feature_encoder"]
+    with pytest.raises(ConfigError, match=r"item_tags.*feature_encoder: layers.MaskedAveragePooling"):
+        build("din", tmp_path, feature_map=feature_map)
+
+
+def test_a_column_of_its_own_encoder_is_left_alone(tmp_path: Path) -> None:
+    feature_map = tiny_feature_map(tmp_path)
+    feature_map.features["item_emb"].update(feature_encoder="nn.Identity()", embedding_dim=7)
+    model = build("din", tmp_path, feature_map=feature_map, alignment="gated")
+    encoders = model.embedding_layer.embedding_layer.feature_encoders
+    assert isinstance(encoders["item_emb"], torch.nn.Identity)
+
+
+@pytest.mark.parametrize(("alignment", "expected"), [("mlp", MLPAlignment), ("gated", GatedAlignment)])
+def test_alignment_takes_its_place(alignment: str, expected: type, tmp_path: Path) -> None:
+    model = build("transformer", tmp_path, alignment=alignment)
+    assert isinstance(model.embedding_layer.embedding_layer.feature_encoders["item_emb"], expected)
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    model = build("din", tmp_path)
+    context, items, mask = tiny_challenge_batch(model.feature_map)
+    del items["item_tags"]
+    with pytest.raises(ConfigError, match=r"no item column 'item_tags'"):
+        model((context, items, mask))
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
+    model = build("din", tmp_path)
+    context, items, mask = tiny_challenge_batch(model.feature_map)
+    with pytest.raises(ValueError, match=r"item_dict holds 28 rows but mask \(4, 5\) asks for"):
+        model((context, items, mask[:, 1:]))
+
+
+def test_published_mask_ignores_the_real_history(tmp_path: Path) -> None:
+    model = build("transformer", tmp_path, padding_mask="as_published")
+    batch = tiny_challenge_batch(model.feature_map)
+    after = scores(model, with_item(batch, row=0, position=3, donor=6))
+    torch.testing.assert_close(after, scores(model, batch), rtol=0, atol=1e-6)
+
+
+def test_a_batch_unpacks_into_the_challenge_form(tmp_path: Path) -> None:
+    challenge = tiny_challenge_batch(tiny_feature_map(tmp_path))
+    batch = MultimodalBatch.from_inputs(challenge)
+    context, items, mask = batch
+    assert torch.equal(mask, challenge[2])
+    assert all(torch.equal(items[name], challenge[1][name]) for name in items)
+    assert batch[0] is challenge[0] and torch.equal(batch[2], mask) and len(batch) == 3
+    assert context == batch.context
