@@ -184,8 +184,8 @@ def _matrix(
     wrong = np.flatnonzero(lengths != width)
     if len(wrong):
         raise DataError(
-            f"{where}, id {ids[is_present][wrong[0]]}: vector of length {lengths[wrong[0]]}, expected {width} as in the rows "
-            "before it or in 'pretrain_dim'."
+            f"{where}, id {ids[is_present][wrong[0]]}: vector of length {lengths[wrong[0]]}, expected {width} as in "
+            "the rows before it or in 'pretrain_dim'."
         )
     if not width:
         raise DataError(f"{where}, id {ids[is_present][0]}: empty vector; write null where a vector is missing.")
