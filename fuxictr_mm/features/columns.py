@@ -64,9 +64,7 @@ class Sources:
         Raises:
             DataError: the file is missing or damaged, has no id column or no item, repeats an id or has one < 0.
         """
-        path = self.item_info or self.item_feature
-        assert path is not None  # from_paths
-        open_parquet(path, (self.key_col,))
+        path = self._item_file()
         ids = np.sort(read_ids(path, self.key_col, self.key_col))
         ids = ids[ids > 0]
         if not len(ids):
@@ -83,7 +81,7 @@ class Sources:
 
     def files_of(self, columns: Iterable[Column]) -> dict[str, Path]:
         """Name -> path of every file that ``columns`` and the item ids are read from."""
-        used = {self.item_info or self.item_feature}
+        used = {self._item_file()}
         for column in columns:
             if column.pca is None:
                 used |= {self.file_of(column.name)} if column.name != self.key_col else set()
@@ -91,6 +89,12 @@ class Sources:
                 used |= {self.file_of_modality(name) for entry in column.pca for name in entry_modalities(entry)}
         named = {"item_info": self.item_info, "item_feature": self.item_feature, **self.modality_data}
         return {name: path for name, path in named.items() if path is not None and path in used}
+
+    def _item_file(self) -> Path:
+        path = self.item_info or self.item_feature
+        assert path is not None  # from_paths
+        open_parquet(path, (self.key_col,))
+        return path
 
     def _find(self, column: str, tables: Iterable[Path | None]) -> Path:
         if column in self.modality_data:

@@ -63,13 +63,16 @@ class ItemTable:
         self.states = dict(states or {})
         self.info = dict(info or {})
         self.path = path
-        self._order = np.argsort(item_ids, kind="stable")
         largest = int(item_ids.max())
+        self._is_identity = largest == len(item_ids) and bool(np.all(item_ids[1:] > item_ids[:-1]))
         self._lookup: np.ndarray | None = None
-        if largest < LOOKUP_IDS:
+        self._order: np.ndarray | None = None
+        if not self._is_identity and largest < LOOKUP_IDS:
             self._lookup = np.full(largest + 2, -1, np.int32)
             self._lookup[0] = 0
             self._lookup[item_ids] = np.arange(1, len(item_ids) + 1)
+        elif not self._is_identity:
+            self._order = np.argsort(item_ids, kind="stable")
 
     @property
     def n_items(self) -> int:
@@ -79,9 +82,14 @@ class ItemTable:
     def index_of(self, raw_ids: Any) -> np.ndarray:
         """Map raw ids to item indices: same shape, int32; padding id 0 -> 0, an unknown id -> -1."""
         raw = np.asarray(raw_ids)
+        if self._is_identity:
+            index = np.atleast_1d(raw).astype(np.int32)
+            index[np.atleast_1d((raw < 0) | (raw > self.n_items))] = -1
+            return index.reshape(raw.shape)
         if self._lookup is not None:
             # Below and above the known range both land on the last place, which holds -1.
             return self._lookup[np.clip(raw.astype(np.int64), -1, len(self._lookup) - 1)]
+        assert self._order is not None
         at = np.minimum(np.searchsorted(self.item_ids, raw, sorter=self._order), self.n_items - 1)
         rows = self._order[at]
         return np.where(raw == 0, 0, np.where(self.item_ids[rows] == raw, rows + 1, -1)).astype(np.int32)
@@ -127,7 +135,7 @@ class ItemTable:
             temporary.write_text(json.dumps(self.info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         with atomic_write(path) as temporary:
             mode = temporary.stat().st_mode
-            save_file({name: np.ascontiguousarray(v) for name, v in tensors.items()}, temporary, {"format": FORMAT})
+            save_file({name: np.asarray(v, order="C") for name, v in tensors.items()}, temporary, {"format": FORMAT})
             temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner can read
         return type(self).load(path)
 
