@@ -142,7 +142,8 @@ class ItemTable:
     def export(self, column: str, path: _PathLike) -> None:
         """Write a vector column under the raw item ids in FuxiCTR's key/value form (``.npz``, ``.h5``, ``.parquet``).
 
-        Any FuxiCTR model takes the file as ``pretrained_emb`` of its item id column.
+        Any FuxiCTR model takes the file as ``pretrained_emb`` of its item id column. Give that column ``dtype: str``:
+        with ``int``, FuxiCTR 2.3.10 cannot save its vocabulary once the file has items that the training split lacks.
 
         Raises:
             ConfigError: there is no such vector column.

@@ -1,0 +1,170 @@
+"""FuxiCTR's feature processor, extended by an item table with derived vectors.
+
+Apart from the item table because only this file knows the host's ``FeatureProcessor`` and its feature map.
+"""
+
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fuxictr.preprocess import FeatureProcessor
+
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.item_table import ItemTable, build_item_table
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.schema import DatasetSchema
+
+__all__ = ["MultimodalFeatureProcessor"]
+
+DTYPES = ("int", "float", "str")
+# The host applies these while it rewrites the data; nothing is rewritten here, so they would be ignored in silence.
+REWRITING_KEYS = ("preprocess", "normalizer", "category_processor", "pretrained_emb")
+
+
+class MultimodalFeatureProcessor(FeatureProcessor):
+    """Builds the item table and FuxiCTR's feature map; used as ``FeatureProcessor`` is::
+
+        processor = MultimodalFeatureProcessor(**params)
+        train, valid, test = build_dataset(processor, **params)  # params: rebuild_dataset: False
+
+    The data files are left as they are: our loader reads them directly, with the item table beside them. Feature maps
+    are written atomically, so that parallel runs may share a dataset folder.
+
+    Args:
+        feature_cols, label_col, dataset_id, data_root: as in FuxiCTR.
+        params: further dataset keys: ``item_info``, ``item_feature``, ``modality_data``, ``train_data``, ``item_col``,
+            ``history_col``, ``max_len``, ``group_id``, ``rebuild_dataset``.
+
+    Attributes:
+        schema: the roles of the dataset's columns.
+        item_table: the :class:`ItemTable`, after :meth:`fit`.
+        feature_map: the host's ``FeatureMap``, in which every item column names the item table's file.
+
+    Raises:
+        ConfigError: a column's specification cannot be used, or ``rebuild_dataset`` is not False.
+    """
+
+    item_table: ItemTable
+
+    def __init__(
+        self,
+        *,
+        feature_cols: Sequence[Mapping[str, Any]],
+        label_col: Any,
+        dataset_id: str,
+        data_root: str | os.PathLike[str] = "../data/",
+        **params: Any,
+    ) -> None:
+        _refuse_rebuild(params.get("rebuild_dataset", True))
+        self.schema = DatasetSchema.from_params({**params, "feature_cols": feature_cols, "label_col": label_col})
+        feature_cols = [{"active": True, **column} for column in feature_cols]
+        _check_columns(feature_cols, label_col)
+        super().__init__(feature_cols, label_col, dataset_id, os.fspath(data_root), **params)
+        # One entry with a list of names gives columns that share one dict otherwise.
+        self.feature_cols: list[dict[str, Any]] = [dict(column) for column in self.feature_cols]
+        _check_sharing(self.feature_cols)
+        self._sources = {key: params.get(key) for key in ("item_info", "item_feature", "modality_data", "train_data")}
+
+    def fit(self, train_ddf: None = None, rebuild_dataset: bool = False, **kwargs: Any) -> None:
+        """Build or reuse the item table, then the feature map, and write ``feature_map.json`` atomically.
+
+        Args:
+            train_ddf: not used; here because ``build_dataset`` passes it.
+            rebuild_dataset: must be False.
+            kwargs: what FuxiCTR's ``fit`` takes.
+
+        Raises:
+            ConfigError: a specification asks for what the data cannot give.
+            DataError: an item file breaks the contract.
+        """
+        _refuse_rebuild(rebuild_dataset)
+        table = build_item_table(self.schema, self.data_dir, **self._sources)
+        assert table.path is not None  # a built table has been saved
+        for column in self.feature_cols:
+            if column["active"]:
+                self._complete(column, table)
+        self.feature_map.features = OrderedDict()
+        self.feature_map.total_features = 0  # the host adds to it
+        with self._own_files_aside():
+            super().fit(None, rebuild_dataset=False, **kwargs)
+        for name in table.columns:
+            if name in self.feature_map.features:
+                self.feature_map.features[name]["item_table"] = table.path.name
+        with atomic_write(self.json_file) as temporary:
+            self.feature_map.save(str(temporary))
+        self.item_table = table
+
+    def _complete(self, column: dict[str, Any], table: ItemTable) -> None:
+        """Fill in what the item table decides: vocabularies of item columns, list lengths, widths of vectors."""
+        name, kind = column["name"], column["type"]
+        values = table.columns.get(name) if column.get("source") == "item" else None
+        if values is not None and kind == "embedding":
+            column["pretrain_dim"] = values.shape[1]
+        if values is not None and kind == "sequence":
+            column["max_len"] = values.shape[1]
+        if kind in ("categorical", "sequence"):
+            if values is not None:
+                column.setdefault("vocab_size", max(int(values.max()) + 1, 2))
+            size = column.get("vocab_size")
+            if not isinstance(size, int) or size < 2:
+                raise ConfigError(
+                    f"column {name!r}: vocab_size={size!r} must be a whole number >= 2: the largest id plus 1, padding "
+                    "id 0 counted."
+                )
+
+    @contextmanager
+    def _own_files_aside(self) -> Iterator[None]:
+        """Send what the host writes in place (feature map, vocabularies, pickle) to a folder that is thrown away.
+
+        Written in place they would be torn under parallel runs; only the feature map is read later, and ids are
+        their own vocabulary here.
+        """
+        names = ("json_file", "vocab_file", "pickle_file")
+        paths = {name: getattr(self, name) for name in names}
+        item_table = self.__dict__.pop("item_table", None)  # of an earlier fit: it has no place in the host's pickle
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, path in paths.items():
+                    setattr(self, name, os.path.join(folder, os.path.basename(path)))
+                yield
+        finally:
+            for name, path in paths.items():
+                setattr(self, name, path)
+            if item_table is not None:
+                self.item_table = item_table
+
+
+def _refuse_rebuild(rebuild_dataset: Any) -> None:
+    if rebuild_dataset:
+        raise ConfigError(
+            "rebuild_dataset: True (FuxiCTR's default) would rewrite the data files, which nothing here needs: the "
+            "loader reads them directly; set 'rebuild_dataset: False'."
+        )
+
+
+def _check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any) -> None:
+    labels = label_col if isinstance(label_col, list) else [label_col]
+    for column in [*feature_cols, *labels]:
+        if column.get("dtype") not in DTYPES:
+            raise ConfigError(f"column {column['name']!r}: dtype={column.get('dtype')!r} is not one of {list(DTYPES)}.")
+        ignored = [key for key in REWRITING_KEYS if key in column]
+        if ignored and column.get("active", True):
+            raise ConfigError(
+                f"column {column['name']!r}: {ignored[0]!r} needs the data files to be rewritten, which this processor "
+                "does not do; prepare the column in the files, and give vectors as a column of 'type: embedding'."
+            )
+
+
+def _check_sharing(feature_cols: Sequence[Mapping[str, Any]]) -> None:
+    before: list[str] = []
+    for column in feature_cols:
+        partner = column.get("share_embedding")
+        if column["active"] and partner is not None and partner not in before:
+            raise ConfigError(
+                f"column {column['name']!r}: share_embedding={partner!r} names no id column before it; found {before}."
+            )
+        if column["active"] and column["type"] in ("categorical", "sequence"):
+            before.append(column["name"])
