@@ -1,11 +1,13 @@
 """One experiment from YAML to result, on FuxiCTR's own machinery and with FuxiCTR's outputs."""
 
 import argparse
+import hashlib
+import json
 import logging
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -23,9 +25,10 @@ from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
+from fuxictr_mm.files import atomic_write
 from fuxictr_mm.registration import register
 
-__all__ = ["Result", "main", "resolve_experiment", "run_experiment"]
+__all__ = ["Result", "finished_result", "main", "resolve_experiment", "run_experiment"]
 
 CHALLENGE = "MicroLens_1M_x1"
 STAND_IN = "MMCTR_demo"
@@ -53,6 +56,11 @@ class Result:
     parameters: int
     seconds: float
     checkpoint: Path
+
+    @property
+    def file(self) -> Path:
+        """JSON of this result, beside the checkpoint."""
+        return self.checkpoint.with_suffix(".result.json")
 
     def to_table(self) -> str:
         """One line per split, for people."""
@@ -115,6 +123,7 @@ def run_experiment(
     register(model_zoo)
     model_class = find_model(model_zoo, params["model"])
     check_keys(params, model_class)
+    fingerprint = _fingerprint(params)
     params = {**params, "data_loader": MMCTRDataLoader}
     set_logger(params)
     logging.info("Params: " + print_to_json(params))
@@ -155,9 +164,32 @@ def run_experiment(
         seconds=seconds,
         checkpoint=Path(model.checkpoint),
     )
+    _write_result(result, fingerprint)
     if csv_file is not None:
         _append_csv(csv_file, result)
     return result
+
+
+def finished_result(params: dict[str, Any]) -> Result | None:
+    """Return the saved result of exactly these parameters, or ``None``."""
+    checkpoint = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.model"
+    file = checkpoint.with_suffix(".result.json")
+    if not file.is_file():
+        return None
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if saved.pop("params_fingerprint") != _fingerprint(params):
+        return None
+    return Result(**{**saved, "checkpoint": checkpoint})
+
+
+def _fingerprint(params: dict[str, Any]) -> str:
+    return hashlib.blake2b(print_to_json(params).encode(), digest_size=8).hexdigest()
+
+
+def _write_result(result: Result, fingerprint: str) -> None:
+    record = {**asdict(result), "checkpoint": result.checkpoint.name, "params_fingerprint": fingerprint}
+    with atomic_write(result.file) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _append_csv(csv_file: Path, result: Result) -> None:

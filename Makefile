@@ -1,0 +1,26 @@
+# The two commands of README.md; each makes its virtual environment if there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo check clean
+
+demo: .venv/run
+	$(BIN)/python experiments/run_expid.py --expid Transformer_DCNv2_MMCTR
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+.venv/run: setup.py .ci/requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r .ci/requirements.lock -e .
+	touch $@
+
+.venv/dev: .venv/run
+	$(BIN)/python -m pip install -q -r .ci/requirements.lock -e .[dev]
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

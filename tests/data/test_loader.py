@@ -1,0 +1,124 @@
+"""Batches against a loop over the rows of the file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.data.loader import MMCTRDataLoader
+from fuxictr_mm.errors import ConfigError, DataError
+from tests.synthetic import tiny_feature_map
+
+ITEM_IDS = [3, 7, 20, 21, 50]
+HISTORIES = [[3, 7], [], [50, 21, 20, 7, 3], [7], [20, 20, 3]]
+TARGETS = [20, 3, 7, 50, 21]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A split and the challenge's ready-made item table, ids neither contiguous nor sorted."""
+    rng = np.random.default_rng(0)
+    rows = {
+        "user_id": [10, 11, 12, 10, 11],
+        "item_seq": [[0] * (5 - len(history)) + history for history in HISTORIES],
+        "item_id": TARGETS,
+        "likes_level": [1, 2, 3, 4, 5],
+        "views_level": [5, 4, 3, 2, 1],
+    }
+    pq.write_table(pa.table({**rows, "label": [1, 0, 0, 1, 0]}), tmp_path / "train.parquet")
+    pq.write_table(pa.table(rows), tmp_path / "test.parquet")
+    order = [2, 0, 4, 1, 3]
+    items = {
+        "item_id": [ITEM_IDS[i] for i in order],
+        "item_tags": [[0, 1, i + 1] for i in order],
+        "item_emb": rng.normal(size=(5, 7)).astype(np.float32)[order].tolist(),
+    }
+    pq.write_table(pa.table({name: [0, *column] if name == "item_id" else
+                             [[0] * len(column[0]), *column] for name, column in items.items()}),
+                   tmp_path / "item_info.parquet")  # fmt: skip
+    return tmp_path
+
+
+def loader(files: Path, name: str = "train", **changes: Any) -> MMCTRDataLoader:
+    arguments = {"split": name, "batch_size": 2, "max_len": 5, **changes}
+    return MMCTRDataLoader(tiny_feature_map(), files / name, files / "item_info.parquet", **arguments)
+
+
+def read_items(files: Path) -> dict[int, dict[str, Any]]:
+    return {row["item_id"]: row for row in pq.read_table(files / "item_info.parquet").to_pylist()}
+
+
+@pytest.mark.parametrize("max_len", [5, 2])
+def test_batches_against_a_loop(files: Path, max_len: int) -> None:
+    items = read_items(files)
+    row = 0
+    for batch in loader(files, max_len=max_len):
+        context, item_dict, mask = batch
+        length = mask.shape[1]
+        rows_of_batch = range(row, row + len(mask))
+        assert length == max(1, *(min(len(HISTORIES[r]), max_len) for r in rows_of_batch))
+        at = 0
+        for i, r in enumerate(rows_of_batch):
+            history = HISTORIES[r][-max_len:]
+            assert mask[i].tolist() == [0.0] * (length - len(history)) + [1.0] * len(history)
+            assert context["likes_level"][i] == r + 1 and context["label"][i] == [1, 0, 0, 1, 0][r]
+            for item in [0] * (length - len(history)) + history + [TARGETS[r]]:
+                assert item_dict["item_id"][at] == (ITEM_IDS.index(item) + 1 if item else 0)
+                assert item_dict["item_tags"][at].tolist() == items[item]["item_tags"]
+                torch.testing.assert_close(item_dict["item_emb"][at], torch.tensor(items[item]["item_emb"]))
+                at += 1
+        row += len(mask)
+    assert row == 5
+
+
+def test_each_distinct_item_is_there_once(files: Path) -> None:
+    for batch in loader(files, batch_size=5):
+        assert isinstance(batch, MultimodalBatch)
+        ids = batch.items["item_id"].tolist()
+        assert ids == sorted(set(ids))
+
+
+def test_what_the_host_asks(files: Path) -> None:
+    train = loader(files)
+    assert (train.num_samples, train.num_blocks, len(train), train.has_label) == (5, 1, 3, True)
+    assert [len(batch.item_index) for batch in train] == [2, 2, 1]
+    assert train.batch(np.array([0]))[0]["user_id"].dtype == torch.int64
+
+
+def test_the_suffix_may_be_left_out_and_a_list_of_one_batch(files: Path) -> None:
+    whole = MMCTRDataLoader(tiny_feature_map(), str(files / "train"), str(files / "item_info.parquet"), batch_size=100)
+    assert len(whole) == 1 and len(next(iter(whole)).item_index) == 5
+
+
+def test_order_follows_from_the_seed_and_the_epoch(files: Path) -> None:
+    def epochs(seed: int, count: int = 6) -> list[list[int]]:
+        shuffled = loader(files, shuffle=True, seed=seed, batch_size=1)
+        return [[int(batch.context["likes_level"]) for batch in shuffled] for _ in range(count)]
+
+    assert epochs(1) == epochs(1)
+    assert epochs(1) != epochs(2)
+    assert len({tuple(epoch) for epoch in epochs(1)}) > 1
+    assert all(sorted(epoch) == [1, 2, 3, 4, 5] for epoch in epochs(1))
+    assert [int(batch.context["likes_level"]) for batch in loader(files, batch_size=1)] == [1, 2, 3, 4, 5]
+
+
+def test_untrimmed_batches_have_max_len(files: Path) -> None:
+    assert {batch.is_real_BL.shape[1] for batch in loader(files, max_len=9, trim=False)} == {9}
+
+
+def test_only_a_test_split_may_lack_labels(files: Path) -> None:
+    test = loader(files, "test")
+    assert not test.has_label
+    assert all("label" not in batch.context for batch in test)
+    with pytest.raises(DataError, match=r"test.parquet.*label"):
+        loader(files, "test", split="valid")
+
+
+def test_without_an_item_table_there_is_nothing_to_load(files: Path) -> None:
+    with pytest.raises(ConfigError, match="the feature map names no item table and 'item_info' is not set"):
+        MMCTRDataLoader(tiny_feature_map(), files / "train.parquet")

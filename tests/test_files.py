@@ -1,0 +1,57 @@
+"""Nothing half-written survives, nothing half-read is believed."""
+
+import stat
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fuxictr_mm.errors import DataError
+from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "file.txt"
+    with atomic_write(target) as path:
+        path.write_text("whole")
+    with pytest.raises(RuntimeError, match="in the middle"), atomic_write(target) as path:
+        path.write_text("half")
+        raise RuntimeError("in the middle")
+    assert target.read_text() == "whole"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_write(tmp_path / "file") as path:
+        path.write_text("x")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
+    one, same, other = tmp_path / "one", tmp_path / "same", tmp_path / "other"
+    one.write_bytes(b"abc")
+    same.write_bytes(b"abc")
+    other.write_bytes(b"abd")
+    assert file_fingerprint(one) == file_fingerprint(same) != file_fingerprint(other)
+    assert len(file_fingerprint(one)) == 16
+
+
+def test_open_parquet_refuses_by_name(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(pa.table({"item_id": [1, 2]}), whole)
+    assert open_parquet(whole, ("item_id",)).metadata.num_rows == 2
+    with pytest.raises(DataError, match=r"whole.parquet: column 'label' is missing; found \['item_id'\]"):
+        open_parquet(whole, ("item_id", "label"))
+    with pytest.raises(DataError, match=r"absent.parquet: file not found"):
+        open_parquet(tmp_path / "absent.parquet")
+    truncated = tmp_path / "truncated.parquet"
+    truncated.write_bytes(whole.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"truncated.parquet: not a whole parquet file \(.* bytes"):
+        open_parquet(truncated)
+    text = tmp_path / "text.parquet"
+    text.write_text("item_id,label\n")
+    with pytest.raises(DataError, match=r"text.parquet: not a whole parquet file"):
+        open_parquet(text)
