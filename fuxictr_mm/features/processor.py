@@ -48,6 +48,7 @@ class MultimodalFeatureProcessor(FeatureProcessor):
     """
 
     item_table: ItemTable
+    feature_cols: list[dict[str, Any]]
 
     def __init__(
         self,
@@ -60,11 +61,10 @@ class MultimodalFeatureProcessor(FeatureProcessor):
     ) -> None:
         _refuse_rebuild(params.get("rebuild_dataset", True))
         self.schema = DatasetSchema.from_params({**params, "feature_cols": feature_cols, "label_col": label_col})
-        feature_cols = [{"active": True, **column} for column in feature_cols]
-        _check_columns(feature_cols, label_col)
-        super().__init__(feature_cols, label_col, dataset_id, os.fspath(data_root), **params)
-        # One entry with a list of names gives columns that share one dict otherwise.
-        self.feature_cols: list[dict[str, Any]] = [dict(column) for column in self.feature_cols]
+        # Copies, because fit fills in what the item table decides.
+        columns = [{"active": True, **column} for column in feature_cols]
+        _check_columns(columns, label_col)
+        super().__init__(columns, label_col, dataset_id, os.fspath(data_root), **params)
         _check_sharing(self.feature_cols)
         self._sources = {key: params.get(key) for key in ("item_info", "item_feature", "modality_data", "train_data")}
 

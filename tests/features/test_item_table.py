@@ -216,6 +216,13 @@ def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
     np.testing.assert_allclose(table.columns["emb"][1:], reduced(TEXT, 3, fit=seen), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(table.columns["on_all"][1:], reduced(TEXT, 3), rtol=1e-4, atol=1e-4)
     assert table.info["pca"]["emb"][0]["rows_fitted"] == 30
+    pq.write_table(
+        pq.read_table(train).append_column("other_seq", [[[i] for i in IDS[[*range(20), 30]].tolist()]]), train
+    )
+    first = build_item_table(schema, tmp_path, item_feature=feature_file, train_data=train)
+    renamed = schema_of(vector({"txt": 3}, pca_fit_on="train"), vector({"txt": 3}, "on_all"), history_col="other_seq")
+    other = build_item_table(renamed, tmp_path, item_feature=feature_file, train_data=train)
+    assert (first.info["pca"]["emb"][0]["rows_fitted"], other.info["pca"]["emb"][0]["rows_fitted"]) == (30, 31)
     with pytest.raises(ConfigError, match="pca_fit_on: train needs 'train_data'"):
         build_item_table(schema, tmp_path, item_feature=feature_file)
     bad = write(tmp_path / "bad.parquet", {"item_id": ["a"], "item_seq": [[1]]})
