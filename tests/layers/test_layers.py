@@ -8,6 +8,7 @@ from torch import nn
 
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import FieldExcitation, GatedAlignment, HistoryEncoder, LowRankCrossNet, MLPAlignment
+from fuxictr_mm.layers.history import CPU_ROWS
 
 
 def test_low_rank_cross_against_a_loop() -> None:
@@ -131,6 +132,17 @@ def test_history_encoder_against_a_loop(padding_mask: str, position: str, target
         seen = torch.stack([e for e, skip in zip(encoded, ignored, strict=True) if not skip])
         expected = torch.cat([*latest, encoder.out_linear(seen.max(dim=0).values)])
         torch.testing.assert_close(answer[row], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["none", "learned"])
+def test_encoding_rows_by_length_changes_nothing(position: str) -> None:
+    encoder = HistoryEncoder(3, max_len=9, position=position, first_k_cols=3).eval()
+    rows = 2 * CPU_ROWS + 5
+    is_real = torch.arange(9) >= torch.randint(0, 10, (rows, 1))  # lengths 0 to 9
+    is_real[0] = torch.tensor([1, 0, 0, 0, 1, 0, 0, 0, 0], dtype=torch.bool)  # padding elsewhere than on the left
+    history, target = torch.randn(rows, 9, 3) * is_real.unsqueeze(-1), torch.randn(rows, 3)
+    together = encoder.encode(target, history, is_real)
+    torch.testing.assert_close(encoder(target, history, is_real), together, rtol=0, atol=1e-5)
 
 
 def test_history_encoder_without_transformer_keeps_tokens() -> None:
