@@ -195,6 +195,7 @@ def test_against_a_loop(
         ({"item_id": [20, 3, 8]}, "'item_id', row 2 (counted from 0): found 8; the item table has no such id"),
         ({"item_id": [20, -3, 8]}, "'item_id', row 1 (counted from 0): found -3; the item table has no such id"),
         ({"item_seq": [[0, 3], [], [0, 7, 99]]}, "'item_seq', row 2 (counted from 0): found id 99, which the item"),
+        ({"item_seq": [[0, 3], [], [99]]}, "column 'item_seq', row 2 (counted from 0): found id 99, which the"),
         ({"item_seq": [[0, -1], [], [0, 7]]}, "column 'item_seq', row 0 (counted from 0): found id -1, which the"),
         ({"likes_level": [1, 11, 3]}, "row 1 (counted from 0): found 11; an id in 0..10 is expected (vocab_size=11"),
         ({"likes_level": [1, 2, -1]}, "row 2 (counted from 0): found -1; an id in 0..10 is expected"),
