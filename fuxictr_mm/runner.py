@@ -133,6 +133,12 @@ def run_experiment(
     params["train_data"], params["valid_data"], params["test_data"] = build_dataset(processor, **params)
     feature_map = FeatureMap(params["dataset_id"], processor.data_dir)
     feature_map.load(processor.json_file, params)
+    tables = {spec["item_table"] for spec in feature_map.features.values() if "item_table" in spec}
+    if tables != {processor.item_table.path.name}:
+        raise ConfigError(
+            f"{processor.json_file}: another run has just written this feature map for other feature_cols; give runs "
+            "with different feature_cols dataset ids of their own, as FuxiCTR's tuner does."
+        )
     logging.info("Feature specs: " + print_to_json(feature_map.features))
     # All splits are read, and so checked, before the first training step.
     train, valid, test = host_loaders(feature_map, params)

@@ -4,6 +4,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from fuxictr.features import FeatureMap
 
@@ -80,3 +83,74 @@ MODEL_KWARGS: dict[str, Any] = {
     "metrics": ["AUC", "logloss"],
     "verbose": 0,
 }
+
+
+def write_cluster_dataset(folder: Path, *, seed: int = 0, rows: int = 3000, test_labels: bool = True) -> dict[str, Any]:
+    """A click happens exactly if the target shares the cluster of the latest history item; vectors show the cluster.
+
+    Returns:
+        the dataset's FuxiCTR parameters, with paths relative to ``folder``.
+    """
+    rng = np.random.default_rng(seed)
+    n_items, n_clusters = 40, 4
+    cluster = np.arange(n_items + 1) % n_clusters
+    centres = rng.normal(size=(n_clusters, 6))
+    vectors = (centres[cluster[1:]] + 0.05 * rng.normal(size=(n_items, 6))).astype(np.float32)
+    items = {
+        "item_id": list(range(1, n_items + 1)),
+        "item_tags": [[0, 0, 1 + int(c)] for c in cluster[1:]],
+        "likes_level": rng.integers(1, 11, n_items).tolist(),
+        "text": vectors.tolist(),
+        "image": (20 * vectors[:, :5] + rng.normal(size=(n_items, 5))).astype(np.float32).tolist(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(items), folder / "items.parquet")
+    for split, count in (("train", rows), ("valid", rows // 4), ("test", rows // 4)):
+        length = rng.integers(0, 7, count)
+        length[0] = 0  # one empty history in each split
+        history = [rng.integers(1, n_items + 1, n).tolist() for n in length]
+        target = rng.integers(1, n_items + 1, count)
+        wanted = np.array([cluster[h[-1]] if h else 0 for h in history])
+        alike = cluster[target] == wanted
+        swap = ~alike & (rng.random(count) < 0.4)  # more clicks than the quarter that chance gives
+        target[swap] = [rng.choice(np.flatnonzero(cluster[1:] == w) + 1) for w in wanted[swap]]
+        columns = {
+            "user_id": (np.arange(count) // 5).tolist(),
+            "item_seq": history,
+            "item_id": target.tolist(),
+            "likes_level": rng.integers(1, 11, count).tolist(),
+        }
+        if split != "test" or test_labels:
+            columns["label"] = (cluster[target] == wanted).astype(int).tolist()
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    return {
+        "data_root": "processed",
+        "data_format": "parquet",
+        "rebuild_dataset": False,
+        **{f"{split}_data": f"{split}.parquet" for split in ("train", "valid", "test")},
+        "item_info": "items.parquet",
+        "group_id": "user_id",
+        "feature_cols": [
+            {"name": "user_id", "active": True, "dtype": "int", "type": "meta"},
+            {"name": "likes_level", "active": True, "dtype": "int", "type": "categorical", "vocab_size": 11},
+            {"name": "item_id", "active": True, "dtype": "int", "type": "categorical", "source": "item"},
+            {
+                "name": "item_tags",
+                "active": True,
+                "dtype": "int",
+                "type": "sequence",
+                "source": "item",
+                "feature_encoder": "layers.MaskedAveragePooling()",
+            },
+            {
+                "name": "item_emb",
+                "active": True,
+                "dtype": "float",
+                "type": "embedding",
+                "source": "item",
+                "embedding_dim": 8,
+                "pca": {"text": 4, "image": 3},
+            },
+        ],
+        "label_col": {"name": "label", "dtype": "float"},
+    }

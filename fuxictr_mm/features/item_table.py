@@ -96,7 +96,7 @@ class ItemTable:
 
     @classmethod
     def load(cls, path: _PathLike) -> "ItemTable":
-        """Open a saved table; columns are memory-mapped read-only, shared by all processes that open it.
+        """Open a saved table; columns are memory-mapped and shared by all processes that open it.
 
         Raises:
             DataError: the file or the JSON beside it is missing, truncated or no item table.
@@ -308,7 +308,8 @@ def _shapes(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _map_tensors(path: Path) -> dict[str, np.ndarray]:
     """Map a safetensors file that is known to be whole; the library's own numpy reader would copy it."""
-    raw = np.memmap(path, np.uint8, "r")
+    # Copy-on-write: nobody can change the file, and torch takes the arrays without a warning about read-only memory.
+    raw = np.memmap(path, np.uint8, "c")
     size = int(raw[:8].view("<u8")[0])
     header = json.loads(raw[8 : 8 + size].tobytes())
     header.pop("__metadata__", None)

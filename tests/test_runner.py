@@ -1,0 +1,189 @@
+"""The main job from YAML to csv row, on data whose answer is known."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from fuxictr_mm import runner
+from fuxictr_mm.config import REPOSITORY
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.runner import finished_result, resolve_experiment, run_experiment
+from tests.synthetic import write_cluster_dataset
+
+BASE: dict[str, Any] = {
+    "model_root": "checkpoints",
+    "verbose": 0,
+    "seed": 1,
+    "metrics": ["AUC", "logloss", "gAUC"],
+    "loss": "binary_crossentropy",
+    "optimizer": "adam",
+    "embedding_dim": 8,
+    "max_len": 5,
+    "batch_size": 128,
+    "epochs": 8,
+    "learning_rate": 0.005,
+}
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "model": "Transformer_DCNv2",
+        "dcn_hidden_units": [32, 16],
+        "mlp_hidden_units": [16],
+        "dim_feedforward": 32,
+        "first_k_cols": 2,
+        "transformer_layers": 1,
+        "transformer_dropout": 0.0,
+        "net_dropout": 0.0,
+    },
+    "din": {
+        "model": "DIN_SE_MHTA",
+        "dnn_hidden_units": [32, 16],
+        "net_dropout": 0.0,
+    },
+    "transact": {
+        "model": "TransAct",
+        "dcn_hidden_units": [32, 16],
+        "mlp_hidden_units": [16],
+        "dim_feedforward": 32,
+        "metrics": ["AUC", "logloss"],
+    },
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    dataset = write_cluster_dataset(tmp_path)
+    (tmp_path / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": dataset}))
+    models = {name: {**experiment, "dataset_id": "clusters"} for name, experiment in EXPERIMENTS.items()}
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"Base": BASE, **models}))
+    return tmp_path
+
+
+def load(expid: str, config: Path, **changes: Any) -> dict[str, Any]:
+    return {**resolve_experiment(expid, config), "gpu": -1, **changes}
+
+
+@pytest.mark.parametrize("expid", EXPERIMENTS)
+def test_a_run_learns_the_known_answer_and_leaves_fuxictrs_files(expid: str, config: Path) -> None:
+    params = load(expid, config)
+    result = run_experiment(params, csv_file=config / "config.csv")
+    # DIN weighs by content and has no positions: "the latest item" is beyond it, "an item of the history" is not.
+    assert result.test["AUC"] > (0.7 if expid == "din" else 0.97)
+    assert set(result.valid) == set(params["metrics"])
+    folder = config / "checkpoints" / "clusters"
+    assert result.checkpoint == folder / f"{expid}.model"
+    assert {f"{expid}.model", f"{expid}.log", f"{expid}.result.json"} <= {path.name for path in folder.iterdir()}
+    row = (config / "config.csv").read_text()
+    assert re.match(r" \d{8}-\d{6},\[command\] python .*,\[exp_id\] \w+,\[dataset_id\] clusters,\[train\] N.A.,", row)
+    assert f"[test] AUC: {result.test['AUC']:.6f} - logloss: " in row
+    assert finished_result(params) == result
+    assert finished_result({**params, "seed": 2}) is None
+
+
+def test_the_checkpoint_is_the_best_epoch_and_reloads(config: Path) -> None:
+    params = load("transformer", config, epochs=3)
+    first = run_experiment(params)
+    state = torch.load(first.checkpoint, weights_only=True)
+    again = run_experiment(params)
+    assert again.valid == first.valid and again.test == first.test  # same seed, same machine: the same run
+    assert all(
+        torch.equal(value, torch.load(again.checkpoint, weights_only=True)[name]) for name, value in state.items()
+    )
+
+
+def test_a_subset_of_features(config: Path) -> None:
+    params = load("transformer", config, epochs=1, use_features=["likes_level", "item_id"])
+    assert run_experiment(params).parameters < run_experiment(load("transformer", config, epochs=1)).parameters
+
+
+def test_a_test_split_without_labels_gives_no_test_metrics(config: Path) -> None:
+    write_cluster_dataset(config, test_labels=False)
+    result = run_experiment(load("din", config, epochs=1))
+    assert result.test == {} and result.valid["AUC"] > 0
+    assert "test" not in result.to_table()
+
+
+def test_bad_data_in_the_last_split_is_refused_before_training(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pq.read_table(config / "test.parquet")
+    bad = table.set_column(table.schema.get_field_index("item_id"), "item_id", [[99] * len(table)])
+    pq.write_table(bad, config / "test.parquet")
+    monkeypatch.setattr("fuxictr.pytorch.models.BaseModel.fit", lambda *_, **__: pytest.fail("training has begun"))
+    with pytest.raises(DataError, match=r"test.parquet: .*item_id.*99"):
+        run_experiment(load("din", config))
+
+
+def test_without_a_valid_split_there_is_no_early_stopping(config: Path) -> None:
+    with pytest.raises(ConfigError, match="dataset clusters: early stopping needs 'valid_data'"):
+        run_experiment(load("din", config, valid_data=None))
+
+
+def test_the_challenge_falls_back_on_the_stand_in_visibly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(runner, "ensure_demo", made.append)
+    monkeypatch.setattr(Path, "exists", lambda path: "MicroLens" not in str(path))
+    params = resolve_experiment("Transformer_DCNv2_MMCTR")
+    assert (params["dataset_id"], params["model_id"]) == ("MMCTR_demo", "Transformer_DCNv2_MMCTR")
+    assert params["dcn_hidden_units"] == [256, 128]
+    assert made == [REPOSITORY / "data" / "MMCTR_demo"]
+    visible = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(visible) == 1
+    assert "NO CHALLENGE DATA" in visible[0] and "GENERATED stand-in MMCTR_demo" in visible[0]
+    with pytest.raises(ConfigError, match=r"--dataset MicroLens_1M_x1: .*train.parquet not found; get the files from"):
+        resolve_experiment("Transformer_DCNv2_MMCTR", dataset_id="MicroLens_1M_x1")
+
+
+def test_another_runs_feature_map_is_noticed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load("din", config)
+
+    def overwritten(processor: Any, **kwargs: Any) -> Any:
+        paths = build_dataset(processor, **kwargs)
+        content = json.loads(Path(processor.json_file).read_text())
+        text = json.dumps(content).replace(processor.item_table.path.name, "item_table-0000.safetensors")
+        Path(processor.json_file).write_text(text)
+        return paths
+
+    build_dataset = runner.build_dataset
+    monkeypatch.setattr(runner, "build_dataset", overwritten)
+    with pytest.raises(ConfigError, match="another run has just written this feature map"):
+        run_experiment(params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--expid", "tranformer"], "error: --expid tranformer: no such experiment"),
+        (["--expid", "din", "--dataset", "cluster"], "error: dataset_id cluster: not described in"),
+        (["--expid", "broken_key"], "error: key 'learning_rat' of experiment broken_key is not read by DIN_SE_MHTA"),
+        (["--expid", "broken_model"], "error: model: 'DINN' is not a registered model"),
+        (["--expid", "broken_switch"], "error: attention='self' must be one of"),
+        (["--expid", "missing_file"], "error: .*absent.parquet: file not found"),
+    ],
+)
+def test_the_command_ends_with_one_sentence(arguments: list[str], sentence: str, config: Path) -> None:
+    file = config / "model_config.yaml"
+    models = yaml.safe_load(file.read_text())
+    models["broken_key"] = {**models["din"], "learning_rat": 0.1}
+    models["broken_model"] = {**models["din"], "model": "DINN"}
+    models["broken_switch"] = {**models["din"], "attention": "self"}
+    models["missing_file"] = {**models["din"], "dataset_id": "absent"}
+    file.write_text(yaml.safe_dump(models))
+    datasets = yaml.safe_load((config / "dataset_config.yaml").read_text())
+    datasets["absent"] = {**datasets["clusters"], "test_data": "absent.parquet"}
+    (config / "dataset_config.yaml").write_text(yaml.safe_dump(datasets))
+    script = REPOSITORY / "experiments" / "run_expid.py"
+    ended = subprocess.run(
+        [sys.executable, str(script), "--config", str(config), *arguments], capture_output=True, text=True, cwd=config
+    )
+    assert ended.returncode == 2
+    last = ended.stderr.strip().splitlines()[-1]
+    assert re.match(sentence, last), ended.stderr
+    assert "Traceback" not in ended.stderr
