@@ -1,0 +1,36 @@
+"""Look a dataset over before training on it: ``python inspect_data.py --dataset MMCTR_demo``."""
+
+import argparse
+import json
+from pathlib import Path
+
+from fuxictr_mm.config import REPOSITORY, load_dataset, user_errors
+from fuxictr_mm.data.demo import ensure_demo
+from fuxictr_mm.data.inspection import inspect_dataset
+from fuxictr_mm.files import atomic_write
+
+
+def main() -> None:
+    """Print the findings, and write them as JSON and as a plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True, help="dataset id, e.g. MMCTR_demo (generated if it is not there)")
+    parser.add_argument("--config", help="directory with dataset_config.yaml or dataset_config/ (default: ours)")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "inspection", help="folder for the files")
+    args = parser.parse_args()
+    with user_errors():
+        params = load_dataset(args.dataset, args.config)
+        train_data = Path(params["train_data"])
+        # A demo of other settings, e.g. with leaky levels, stays as it is: it may be what one wants to look at.
+        if args.dataset == "MMCTR_demo" and not train_data.exists():
+            ensure_demo(train_data.parent)
+        findings = inspect_dataset(params)
+        print(findings.to_table(), flush=True)
+        record, picture = args.out / f"{args.dataset}.json", args.out / f"{args.dataset}.png"
+        with atomic_write(record) as temporary:
+            temporary.write_text(json.dumps(findings.to_dict(), indent=2) + "\n", encoding="utf-8")
+        findings.plot(picture)
+        print(f"\nwritten: {record} and {picture}")
+
+
+if __name__ == "__main__":
+    main()
