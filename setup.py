@@ -22,7 +22,7 @@ setup(
         "torch>=2.4",
         "numpy>=1.26.4",
         "pandas>=2.2.3",
-        "polars>=1.0",
+        "polars>=1.30",
         "pyarrow>=17",
         "scikit-learn>=1.6",
         "scipy>=1.11",

@@ -133,6 +133,7 @@ def run_experiment(
     params["train_data"], params["valid_data"], params["test_data"] = build_dataset(processor, **params)
     feature_map = FeatureMap(params["dataset_id"], processor.data_dir)
     feature_map.load(processor.json_file, params)
+    assert processor.item_table.path is not None  # the processor has saved it
     tables = {spec["item_table"] for spec in feature_map.features.values() if "item_table" in spec}
     if tables != {processor.item_table.path.name}:
         raise ConfigError(

@@ -15,6 +15,7 @@ from fuxictr_mm.data import contract
 from fuxictr_mm.data.contract import Split, read_split
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.schema import Column, DatasetSchema
+from tests.synthetic import write_parquet
 
 ITEM_IDS = np.array([3, 7, 20, 21, 50])
 ROWS: dict[str, Any] = {
@@ -42,9 +43,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
     def write_rows(row_group_size: int = 1000, **changes: Any) -> Path:
         columns = {name: column for name, column in {**ROWS, **changes}.items() if column is not None}
-        path = tmp_path / "valid.parquet"
-        pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
-        return path
+        return write_parquet(pa.table(columns), tmp_path / "valid.parquet", row_group_size=row_group_size)
 
     return write_rows
 

@@ -121,7 +121,7 @@ def test_rows(made: Path) -> None:
         assert (four["item_seq"] == four["item_seq"][:, :1]).all()
         assert all(len(set(items)) == 4 for items in four["item_id"].tolist())
         history = rows["item_seq"]
-        assert history.shape[1] == 64 and (history[:, -1] > 0).all() and (history[:, :48] == 0).all()
+        assert history.shape[1] == 64 and (history[:, -1] > 0).all() and (history[:, :44] == 0).all()
         assert ((history[:, :-1] == 0) | (history[:, 1:] > 0)).all(), "padding is on the left"
         assert not (history == rows["item_id"][:, None]).any(), "a candidate was not seen before"
     assert rows["ID"].tolist() == list(range(4000))
@@ -296,7 +296,7 @@ def test_processes_that_ensure_at_once_make_it_once(tmp_path: Path) -> None:
 
 
 def _world(**changes: Any) -> World:
-    widths = {"text_width": 40, "image_width": 50, "history_median": 12, "history_max": 16}
+    widths = {"text_width": 40, "image_width": 50, "history_median": 14, "history_max": 20}
     return World(**{"items": 400, "seed": 1, "tags": 50, **widths, "leaky_levels": False, **changes})
 
 

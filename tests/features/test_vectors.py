@@ -11,6 +11,7 @@ from fuxictr.preprocess.tokenizer import load_pretrain_emb
 
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.vectors import export_key_value, iter_vectors, read_ids
+from tests.synthetic import write_parquet
 
 IDS = np.array([7, 3, 9, 4, 12])
 VECTORS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -22,25 +23,24 @@ def read_all(path, chunk_rows=2, **options):
     return [np.concatenate(column) for column in zip(*parts)]
 
 
-def write_parquet(path, values, ids=IDS, kind=None, names=("item_id", "txt")):
-    pq.write_table(pa.table({names[0]: pa.array(ids), names[1]: pa.array(values, kind)}), path)
-    return path
+def write_vectors(path, values, ids=IDS, kind=None, names=("item_id", "txt")):
+    return write_parquet(pa.table({names[0]: pa.array(ids), names[1]: pa.array(values, kind)}), path)
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 3)])
 def test_parquet_column_with_missing_vectors(tmp_path, kind):
     values = [None, VECTORS[1].tolist(), None, VECTORS[3].tolist(), None]
-    ids, vectors, is_present = read_all(write_parquet(tmp_path / "f.parquet", values, kind=kind))
+    ids, vectors, is_present = read_all(write_vectors(tmp_path / "f.parquet", values, kind=kind))
     assert ids.tolist() == IDS.tolist() and ids.dtype == np.int64
     assert is_present.tolist() == [False, True, False, True, False]
     assert np.array_equal(vectors, np.where(is_present[:, None], VECTORS, 0)) and vectors.dtype == np.float32
 
 
 def test_a_first_chunk_of_nulls_waits_for_the_width(tmp_path):
-    path = write_parquet(tmp_path / "f.parquet", [None, None, None, None, VECTORS[4].tolist()])
+    path = write_vectors(tmp_path / "f.parquet", [None, None, None, None, VECTORS[4].tolist()])
     ids, vectors, is_present = read_all(path)
     assert ids.tolist() == IDS.tolist() and vectors.shape == (5, 3) and is_present.tolist() == [False] * 4 + [True]
-    only_nulls = write_parquet(tmp_path / "n.parquet", [None] * 5, kind=pa.list_(pa.float32()))
+    only_nulls = write_vectors(tmp_path / "n.parquet", [None] * 5, kind=pa.list_(pa.float32()))
     with pytest.raises(DataError, match="column 'txt' holds no vector, only nulls"):
         read_all(only_nulls)
 
@@ -114,14 +114,14 @@ BAD_PARQUET = {
 @pytest.mark.parametrize("case", BAD_PARQUET)
 def test_refuses_bad_parquet(tmp_path, case):
     arguments, sentence = BAD_PARQUET[case]
-    path = write_parquet(tmp_path / "f.parquet", **arguments)
+    path = write_vectors(tmp_path / "f.parquet", **arguments)
     pattern = sentence if "*" in sentence else re.escape(sentence)
     with pytest.raises(DataError, match=f"{re.escape(str(path))}: .*{pattern}"):
         read_all(path)
 
 
 def test_refuses_another_width_than_the_declared_one(tmp_path):
-    path = write_parquet(tmp_path / "f.parquet", VECTORS.tolist())
+    path = write_vectors(tmp_path / "f.parquet", VECTORS.tolist())
     with pytest.raises(DataError, match=r"id 7: vector of length 3, expected 4 as in .* 'pretrain_dim'"):
         read_all(path, width=4)
 
