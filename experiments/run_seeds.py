@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from fuxictr_mm.config import user_errors
+from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.runner import Result, finished_result, resolve_experiment, run_experiment
 
@@ -35,6 +36,10 @@ def run(
         params = resolve_experiment(expid, config, dataset)
         params.update(seed=seed, gpu=gpu, model_id=f"{expid}_seed{seed}", verbose=0)
         results[expid].append(finished_result(params) or run_experiment(params))
+        if not results[expid][-1].test:
+            raise ConfigError(
+                f"dataset {params['dataset_id']}: its test split has no labels, so there is no AUC to compare."
+            )
     return results
 
 
