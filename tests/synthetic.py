@@ -95,6 +95,19 @@ MODEL_KWARGS: dict[str, Any] = {
 }
 
 
+# What FuxiCTR and the models need besides a dataset.
+RUN_PARAMS: dict[str, Any] = {
+    "verbose": 0,
+    "metrics": ["AUC", "logloss", "gAUC"],
+    "loss": "binary_crossentropy",
+    "optimizer": "adam",
+    "embedding_dim": 8,
+    "max_len": 5,
+    "batch_size": 128,
+    "learning_rate": 0.005,
+}
+
+
 def write_cluster_dataset(folder: Path, *, seed: int = 0, rows: int = 3000, test_labels: bool = True) -> dict[str, Any]:
     """A click happens exactly if the target shares the cluster of the latest history item; vectors show the cluster.
 

@@ -13,22 +13,9 @@ from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.torch_utils import seed_everything
 
 import fuxictr_mm
-from tests.synthetic import write_cluster_dataset
+from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
-MODEL_PARAMS: dict[str, Any] = {
-    "model_id": "mine",
-    "verbose": 0,
-    "seed": 3,
-    "metrics": ["AUC", "logloss", "gAUC"],
-    "loss": "binary_crossentropy",
-    "optimizer": "adam",
-    "embedding_dim": 8,
-    "max_len": 5,
-    "batch_size": 128,
-    "epochs": 2,
-    "learning_rate": 0.005,
-    "gpu": -1,
-}
+MODEL_PARAMS: dict[str, Any] = {**RUN_PARAMS, "model_id": "mine", "seed": 3, "epochs": 2, "gpu": -1}
 SMALL = {
     "Transformer_DCNv2": {"dcn_hidden_units": [16], "mlp_hidden_units": [8], "dim_feedforward": 16, "first_k_cols": 2},
     "DIN_SE_MHTA": {"dnn_hidden_units": [16]},

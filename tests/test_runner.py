@@ -13,24 +13,13 @@ import torch
 import yaml
 
 from fuxictr_mm import runner
-from fuxictr_mm.config import REPOSITORY
+from fuxictr_mm.config import REPOSITORY, load_dataset, load_experiment
+from fuxictr_mm.data.demo import DemoSettings, generate_demo
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.runner import finished_result, resolve_experiment, run_experiment
-from tests.synthetic import write_cluster_dataset
+from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
-BASE: dict[str, Any] = {
-    "model_root": "checkpoints",
-    "verbose": 0,
-    "seed": 1,
-    "metrics": ["AUC", "logloss", "gAUC"],
-    "loss": "binary_crossentropy",
-    "optimizer": "adam",
-    "embedding_dim": 8,
-    "max_len": 5,
-    "batch_size": 128,
-    "epochs": 8,
-    "learning_rate": 0.005,
-}
+BASE: dict[str, Any] = {**RUN_PARAMS, "model_root": "checkpoints", "seed": 1, "epochs": 8}
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "transformer": {
         "model": "Transformer_DCNv2",
@@ -139,6 +128,22 @@ def test_the_challenge_falls_back_on_the_stand_in_visibly(
     assert "NO CHALLENGE DATA" in visible[0] and "GENERATED stand-in MMCTR_demo" in visible[0]
     with pytest.raises(ConfigError, match=r"--dataset MicroLens_1M_x1: .*train.parquet not found; get the files from"):
         resolve_experiment("Transformer_DCNv2_MMCTR", dataset_id="MicroLens_1M_x1")
+
+
+@pytest.mark.parametrize("expid", ["Transformer_DCNv2_MMCTR", "DIN_SE_MHTA_MMCTR"])
+def test_the_challenges_experiments_fit_the_challenges_files(expid: str, tmp_path: Path) -> None:
+    """The shipped YAML on files of the challenge's layout; widths made small, the data has no say in them."""
+    generate_demo(tmp_path, DemoSettings(items=300, rows=800, valid_rows=200, test_rows=200))
+    dataset = load_dataset("MicroLens_1M_x1")
+    files = {key: str(tmp_path / Path(dataset[key]).name) for key in dataset if key.startswith(("train_", "valid_"))}
+    files |= {key: str(tmp_path / Path(dataset[key]).name) for key in ("test_data", "item_info", "item_feature")}
+    params = {**load_experiment(expid), **files, "data_root": str(tmp_path), "model_root": str(tmp_path / "out")}
+    params |= {"gpu": -1, "verbose": 0, "epochs": 1, "batch_size": 200, "embedding_dim": 4}
+    params |= {key: [8] for key in ("dcn_hidden_units", "dnn_hidden_units", "mlp_hidden_units") if key in params}
+    result = run_experiment(params)
+    assert 0 < result.test["AUC"] < 1
+    assert 0.5 < result.best_possible["test"] < 1
+    assert "best possible AUC" in result.to_table()
 
 
 def test_another_runs_feature_map_is_noticed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
