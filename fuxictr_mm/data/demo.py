@@ -84,8 +84,9 @@ class DemoSettings:
             the last impression is cut short.
         seed: of everything.
         text_width, image_width: widths of the two raw vectors (768, 1024).
-        history_median, history_max: median and maximum of the history length (6, 64); the mean is 4/3 of the median.
-            The default is longer than the challenge's, so that old clicks have something to tell.
+        history_median, history_max: median and longest of the history lengths (6, 64), which are log-normal with a mean
+            of 4/3 of the median before they are cut. The default is longer than the challenge's, so that old clicks
+            have something to tell.
         leaky_levels: rows show the levels of the clicked item instead of their own.
 
     Raises:
@@ -96,12 +97,12 @@ class DemoSettings:
     users: int | None = None
     rows: int = 160_000
     valid_rows: int = 12_000
-    test_rows: int = 24_000
+    test_rows: int = 36_000
     seed: int = 20242025
     text_width: int = 96
     image_width: int = 128
-    history_median: float = 12
-    history_max: int = 16
+    history_median: float = 14
+    history_max: int = 20
     leaky_levels: bool = False
 
     def __post_init__(self) -> None:

@@ -30,10 +30,13 @@ TOPIC_SHARE = 0.85  # of an item's variance
 NEW_SHARE = 0.1  # items that appear only after train was collected
 POPULARITY_STD = 1.0  # of the logarithm
 INTERESTS = 8  # most long-term interests of one user
-SWITCH = 0.5  # chance per click that a user turns to another interest
+SWITCH = 0.65  # chance per click that a user turns to another interest
 WANDER = 0.1  # chance per click that it has nothing to do with interests
+RECENCY = 0.5  # weight of a click, relative to the one after it, in the recent interest
+STRANGER = 0.4  # best cosine of an unrelated item with a history
 RECALLED = 0.5  # share of candidates that were recalled by the topic of a history item; the rest by popularity
 RIVALS = 192  # draws that stand for the competitors when the true probability is computed
+GROUP = 256  # users whose logits are computed at once
 TRIPLES = 8  # times that those draws are grouped by three
 
 
@@ -41,12 +44,12 @@ TRIPLES = 8  # times that those draws are grouped by three
 class Taste:
     """Weights of the click logit; matches are cosines, levels are scaled to [-1, 1]."""
 
-    recent: float = 7.0
-    lasting: float = 14.0
+    recent: float = 5.0
+    lasting: float = 16.0
     level_product: float = 1.5
-    views_lasting: float = -7.0
+    views_lasting: float = -8.0
     likes_recent: float = 6.0
-    gate: float = 3.0
+    gate: float = 2.5
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,11 @@ class World:
         mass = self._mass_old if split == "train" else self._mass_all
         item = self._candidates(rng, history, CANDIDATES, mass, distinct=True)
         rivals = self._candidates(rng, history, RIVALS, mass)
-        odds = np.exp(self._utility(history, np.hstack([item, rivals])))
+        shown_or_not = np.hstack([item, rivals])
+        odds = np.empty(shown_or_not.shape)
+        # Users of like length together: most positions of a block of challenge histories are padding.
+        for group in np.array_split(np.argsort((history > 0).sum(axis=1), kind="stable"), -(-users // GROUP)):
+            odds[group] = np.exp(self._utility(history[group], shown_or_not[group]))
         own, rival = odds[:, :CANDIDATES], odds[:, CANDIDATES:]
         share = own / own.sum(axis=1, keepdims=True)
         clicked = (rng.random((users, 1)) > share.cumsum(axis=1)).sum(axis=1).clip(max=CANDIDATES - 1)
@@ -218,21 +225,20 @@ class World:
     def _utility(self, history: np.ndarray, item: np.ndarray) -> np.ndarray:
         """(U, L) and (U, C) item ids -> (U, C) click logits without chance."""
         taste = self.taste
-        width = max(1, int((history > 0).sum(axis=1).max()))
+        width = int((history > 0).sum(axis=1).max())
         history = history[:, -width:]
         target = self.latent[item]
         match = target @ self.latent[history].transpose(0, 2, 1)  # (U, C, L); padding matches 0
-        decay = 0.5 ** np.arange(width)[::-1]
-        weight = (decay * (history > 0)).astype(np.float32)
+        weight = (RECENCY ** np.arange(width)[::-1] * (history > 0)).astype(np.float32)
         recent = (match @ weight[:, :, None])[:, :, 0] / weight.sum(axis=1, keepdims=True)
-        lasting = np.where(history[:, None] > 0, match, -1).max(axis=2)
+        lasting = np.where(history[:, None] > 0, match, -1).max(axis=2) - STRANGER
         gate = 1 / (1 + np.exp(-taste.gate * (target @ self._gate)))
         likes, views = np.moveaxis((self.levels[item] - (LEVELS + 1) / 2) / ((LEVELS - 1) / 2), -1, 0)
         return (
             taste.recent * gate * recent
-            + taste.lasting * (1 - gate) * (lasting - 0.4)
+            + taste.lasting * (1 - gate) * lasting
             + taste.level_product * likes * views
-            + taste.views_lasting * views * (lasting - 0.4)
+            + taste.views_lasting * views * lasting
             + taste.likes_recent * likes * recent
         )
 
@@ -258,17 +264,20 @@ class World:
     ) -> np.ndarray:
         """(U, count) items that are not in the history, recalled by a history item's topic or by popularity."""
         users = len(history)
-        length = (history > 0).sum(axis=1, keepdims=True)
+        length = (history > 0).sum(axis=1)
+        # One number per user and item; membership in a sorted list is far cheaper than a look at every position.
+        seen = np.unique((np.arange(users)[:, None] * (self.items + 1) + history)[history > 0])
         user = np.repeat(np.arange(users), count)
         item = np.zeros(users * count, np.int64)
         todo = np.arange(users * count)
         while len(todo):
             who = user[todo]
-            cause = history[who, -1 - rng.integers(length[who, 0])]
+            cause = history[who, -1 - rng.integers(length[who])]
             recalled = self._draw(rng.random(len(todo)), mass, self.topic[cause])
             popular = self._draw(rng.random(len(todo)), mass)
             item[todo] = np.where(rng.random(len(todo)) < RECALLED, recalled, popular)
-            bad = (history[who] == item[todo, None]).any(axis=1)
+            key = who * (self.items + 1) + item[todo]
+            bad = seen[np.searchsorted(seen, key).clip(max=len(seen) - 1)] == key
             if distinct:
                 table = item.reshape(users, count)
                 other = ~np.eye(count, dtype=bool)
