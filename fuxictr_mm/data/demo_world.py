@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Impressions", "World", "TAG_SLOTS"]
+__all__ = ["CANDIDATES", "TAG_SLOTS", "Impressions", "Taste", "World"]
 
 CANDIDATES = 4  # one is clicked
 TAG_SLOTS = 5
@@ -18,8 +18,9 @@ LEVELS = 10
 # What an item is about: a part that both views show, one that only its text shows, one that only its image shows.
 SHARED, TEXT_ONLY, IMAGE_ONLY = 2, 4, 4
 LATENT = SHARED + TEXT_ONLY + IMAGE_ONLY
-# Each view also has directions of its own that mean nothing, nearly as strong as those that do; and the image view is
-# as much louder than the text view as Whisper rows are than MiniLM rows (norms 16.6 and 1.0).
+# Each view also has directions of its own that mean nothing, weaker than those that do, but many. The image view is as
+# much louder than the text view as real audio vectors are than real text vectors (Whisper 16.6, MiniLM 1.0), so that its
+# noise hides the text from a PCA over both.
 NUISANCE = 28
 NUISANCE_STD = 0.4
 VIEW_NOISE_STD = 0.1
@@ -42,7 +43,16 @@ TRIPLES = 8  # times that those draws are grouped by three
 
 @dataclass(frozen=True)
 class Taste:
-    """Weights of the click logit; matches are cosines, levels are scaled to [-1, 1]."""
+    """Weights of the click logit; matches are cosines, levels are scaled to [-1, 1].
+
+    Attributes:
+        recent: match of the target with the latest clicks, for targets that the gate opens.
+        lasting: best match of the target with any click, for targets that the gate shuts.
+        level_product: likes level times views level.
+        views_lasting: views level times best match; negative: what everybody watches needs no match.
+        likes_recent: likes level times recent match.
+        gate: how sharply a target's content decides between ``recent`` and ``lasting`` (news or evergreen).
+    """
 
     recent: float = 5.0
     lasting: float = 16.0
