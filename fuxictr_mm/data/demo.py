@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from fuxictr_mm.data.demo_world import CANDIDATES, TAG_SLOTS, Impressions, World
@@ -151,7 +152,8 @@ def generate_demo(out_dir: str | Path, settings: DemoSettings = DemoSettings()) 
             "choose another folder, or move the file away."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+    # With more threads a matrix product adds up in another order, and its last bits change.
+    with threadpool_limits(limits=1), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         temporary = Path(name)
         world = World(
             settings.items,

@@ -18,9 +18,9 @@ LEVELS = 10
 # What an item is about: a part that both views show, one that only its text shows, one that only its image shows.
 SHARED, TEXT_ONLY, IMAGE_ONLY = 2, 4, 4
 LATENT = SHARED + TEXT_ONLY + IMAGE_ONLY
-# Each view also has directions of its own that mean nothing, weaker than those that do, but many. The image view is as
-# much louder than the text view as real audio vectors are than real text vectors (Whisper 16.6, MiniLM 1.0), so that its
-# noise hides the text from a PCA over both.
+# Each view also has directions of its own that mean nothing, weaker than those that do, but many. The image view is
+# as much louder than the text view as real audio vectors are than real text vectors (Whisper 16.6, MiniLM 1.0), so
+# that its noise hides the text from a PCA over both.
 NUISANCE = 28
 NUISANCE_STD = 0.4
 VIEW_NOISE_STD = 0.1

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from fuxictr_mm.data import demo
 from fuxictr_mm.data.demo import DemoSettings, best_auc, ensure_demo, generate_demo
@@ -58,6 +59,14 @@ def test_bytes_follow_from_the_seed(made: Path, tmp_path: Path) -> None:
     generate_demo(tmp_path / "other", replace(SMALL, seed=1))
     assert digests(tmp_path / "again") == digests(made)
     assert not set(digests(tmp_path / "other").values()) & set(digests(made).values())
+
+
+def test_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    wide = DemoSettings(rows=4, valid_rows=4, test_rows=4)
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads):
+            generate_demo(tmp_path / str(threads), wide)
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
 
 
 def test_columns_and_dtypes_are_the_challenges(made: Path) -> None:
