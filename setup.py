@@ -26,9 +26,11 @@ setup(
         "pyarrow>=17",
         "scikit-learn>=1.6",
         "scipy>=1.11",
+        "filelock>=3.12",
         "h5py>=3.11",
         "pyyaml>=6.0.1",
         "safetensors>=0.4.5",
+        "threadpoolctl>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={

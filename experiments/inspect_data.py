@@ -19,10 +19,8 @@ def main() -> None:
     args = parser.parse_args()
     with user_errors():
         params = load_dataset(args.dataset, args.config)
-        train_data = Path(params["train_data"])
-        # A demo of other settings, e.g. with leaky levels, stays as it is: it may be what one wants to look at.
-        if args.dataset == "MMCTR_demo" and not train_data.exists():
-            ensure_demo(train_data.parent)
+        if args.dataset == "MMCTR_demo":
+            ensure_demo(Path(params["train_data"]).parent)
         findings = inspect_dataset(params)
         print(findings.to_table(), flush=True)
         record, picture = args.out / f"{args.dataset}.json", args.out / f"{args.dataset}.png"

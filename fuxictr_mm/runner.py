@@ -20,7 +20,7 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json, print_to_list, set_logger
 
 from fuxictr_mm.compat import find_model, host_loaders
-from fuxictr_mm.config import REPOSITORY, check_keys, load_experiment, user_errors
+from fuxictr_mm.config import check_keys, load_experiment, user_errors
 from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
@@ -83,8 +83,6 @@ def resolve_experiment(
     Raises:
         ConfigError: unknown names, or ``dataset_id`` asks for the challenge's files and they are absent.
     """
-    if dataset_id == STAND_IN:
-        ensure_demo(REPOSITORY / "data" / STAND_IN)
     params = load_experiment(expid, config_dir, dataset_id)
     if params["dataset_id"] == CHALLENGE and not Path(params["train_data"]).exists():
         if dataset_id == CHALLENGE or not expid.endswith("_MMCTR"):
@@ -98,11 +96,11 @@ def resolve_experiment(
             f"{STAND_IN} with the small widths of {demo_expid}; these results are not the challenge's.\n",
             flush=True,
         )
-        ensure_demo(REPOSITORY / "data" / STAND_IN)
         params = load_experiment(demo_expid, config_dir)
         params["model_id"] = expid
-    elif params["dataset_id"] == STAND_IN:
-        ensure_demo(REPOSITORY / "data" / STAND_IN)
+    if params["dataset_id"] == STAND_IN and (other := ensure_demo(Path(params["train_data"]).parent)):
+        changed = ", ".join(f"{name}={value}" for name, value in other.items())
+        print(f"\n>>> {STAND_IN} on disk was made with other settings: {changed}\n", flush=True)
     return params
 
 

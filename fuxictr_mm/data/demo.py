@@ -4,7 +4,6 @@ Everything streams by blocks of items and of users, so that memory does not grow
 settings give equal bytes on one machine with one set of library versions.
 """
 
-import fcntl
 import json
 import os
 import tempfile
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import tqdm
@@ -175,18 +175,25 @@ def generate_demo(out_dir: str | Path, settings: DemoSettings = DemoSettings()) 
         _write_marker(out, _recipe(settings))
 
 
-def ensure_demo(out_dir: str | Path, settings: DemoSettings = DemoSettings()) -> None:
-    """Generate the demo unless ``out_dir`` holds exactly this one; several processes may call it at once.
+def ensure_demo(out_dir: str | Path, settings: DemoSettings = DemoSettings()) -> dict[str, object]:
+    """Generate the demo unless ``out_dir`` holds a whole one of this format; several processes may call it at once.
+
+    A demo that was made with other settings is kept: whoever made it wants to train on it.
+
+    Returns:
+        the settings that differ from ``settings``, name -> value; empty for a demo made with exactly these.
 
     Raises:
         DataError: ``out_dir`` holds files of these names that were not generated.
     """
     out = Path(out_dir)
-    if _is_made(out, settings):
-        return
-    with _locked(out.parent / f".{out.name}.lock"):
-        if not _is_made(out, settings):
-            generate_demo(out, settings)
+    if _recipe_on_disk(out) is None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.parent / f".{out.name}.lock"):
+            if _recipe_on_disk(out) is None:
+                generate_demo(out, settings)
+    found = _recipe_on_disk(out) or {}
+    return {name: value for name, value in found.items() if value != _recipe(settings)[name]}
 
 
 def best_auc(data_path: str | Path) -> float | None:
@@ -315,16 +322,9 @@ def _write_marker(out: Path, recipe: dict[str, object]) -> None:
         path.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_made(out: Path, settings: DemoSettings) -> bool:
+def _recipe_on_disk(out: Path) -> dict[str, object] | None:
+    """What the demo in ``out`` was made with; ``None`` where there is no whole demo of this format."""
     if not all((out / name).is_file() for name in (MARKER, *FILES)):
-        return False
-    return json.loads((out / MARKER).read_text(encoding="utf-8")) == _recipe(settings)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system drops it when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        return None
+    recipe = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    return recipe if recipe.get("format") == FORMAT and recipe.keys() == _recipe(DemoSettings()).keys() else None

@@ -1,7 +1,6 @@
 """The generated stand-in: its bytes, its columns, its truth."""
 
 import hashlib
-import json
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
@@ -263,21 +262,27 @@ def test_blocks_do_not_depend_on_the_number_of_rows(
     assert (few["item_id"] == many["item_id"][: len(few["item_id"])]).all()
 
 
-def test_ensure_demo_makes_what_is_absent_or_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ensure_demo_makes_what_is_absent_or_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = replace(SMALL, rows=400, test_rows=400)
     out = tmp_path / "demo"
     calls: list[DemoSettings] = []
     monkeypatch.setattr(demo, "generate_demo", lambda o, s: (calls.append(s), generate_demo(o, s)))
-    ensure_demo(out, tiny)
-    ensure_demo(out, tiny)
+    assert ensure_demo(out, tiny) == {}
+    assert ensure_demo(out, tiny) == {}
     assert calls == [tiny]
-    ensure_demo(out, replace(tiny, seed=7))
-    assert len(calls) == 2 and json.loads((out / "demo.json").read_text())["seed"] == 7
     (out / "truth.parquet").unlink()
-    ensure_demo(out, replace(tiny, seed=7))
+    assert ensure_demo(out, tiny) == {}
     monkeypatch.setattr(demo, "FORMAT", demo.FORMAT + 1)
-    ensure_demo(out, replace(tiny, seed=7))
-    assert len(calls) == 4
+    assert ensure_demo(out, tiny) == {}
+    assert len(calls) == 3
+
+
+def test_a_demo_of_other_settings_is_kept_and_told(tmp_path: Path) -> None:
+    tiny = replace(SMALL, rows=400, test_rows=400)
+    generate_demo(tmp_path / "demo", replace(tiny, seed=7, leaky_levels=True))
+    before = (tmp_path / "demo" / "train.parquet").read_bytes()
+    assert ensure_demo(tmp_path / "demo", tiny) == {"seed": 7, "leaky_levels": True}
+    assert (tmp_path / "demo" / "train.parquet").read_bytes() == before
 
 
 def _ensure(out: Path, log: Path) -> None:
