@@ -21,6 +21,7 @@ from fuxictr_mm.metrics import evaluate_metrics
 __all__ = ["MultimodalRankModel"]
 
 ALIGNMENTS = ("none", "linear", "mlp", "gated")
+SCHEDULES = ("none", "linear")
 
 
 class MultimodalRankModel(BaseModel):
@@ -36,6 +37,8 @@ class MultimodalRankModel(BaseModel):
         alignment: how an ``embedding`` column becomes a field, unless the column sets ``feature_encoder``: ``"linear"``
             (the host's ``nn.Linear`` without bias), ``"none"`` (as stored), ``"mlp"`` or ``"gated"``.
         accumulation_steps: batches whose gradients are added up before an optimizer step.
+        lr_schedule: ``"none"`` leaves the rate to the host, which divides it by ten at an evaluation without gain;
+            ``"linear"`` lets it fall to zero over all ``epochs`` instead.
         kwargs: the host's ``BaseModel`` arguments (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
 
     Raises:
@@ -50,6 +53,7 @@ class MultimodalRankModel(BaseModel):
         embedding_dim: int = 64,
         alignment: str = "linear",
         accumulation_steps: int = 1,
+        lr_schedule: str = "none",
         embedding_regularizer: float | str | None = None,
         net_regularizer: float | str | None = None,
         **kwargs: Any,
@@ -63,6 +67,11 @@ class MultimodalRankModel(BaseModel):
             **kwargs,
         )
         self.accumulation_steps = accumulation_steps
+        if lr_schedule not in SCHEDULES:
+            raise ConfigError(f"lr_schedule={lr_schedule!r} must be one of {list(SCHEDULES)}.")
+        self.lr_schedule = lr_schedule
+        if lr_schedule == "linear":
+            self._reduce_lr_on_plateau = False
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.item_field_dims: dict[str, int] = {}
         self.context_field_dims: dict[str, int] = {}
@@ -151,6 +160,12 @@ class MultimodalRankModel(BaseModel):
         """Return (B,) group ids on the CPU, where the host's ``evaluate`` wants them."""
         return inputs[0][self.feature_map.group_id].cpu()
 
+    def fit(self, data_generator: Any, epochs: int = 1, **kwargs: Any) -> None:
+        """The host's ``fit``; a linear schedule has to know where it ends."""
+        self._schedule = [(group, group["lr"]) for group in self.optimizer.param_groups]
+        self._schedule_steps = epochs * len(data_generator)
+        super().fit(data_generator, epochs=epochs, **kwargs)
+
     def train_step(self, batch_data: Any) -> torch.Tensor:
         """One batch. Returns the undivided loss, so that the log does not depend on ``accumulation_steps``."""
         position = self._batch_index % self.accumulation_steps
@@ -163,6 +178,9 @@ class MultimodalRankModel(BaseModel):
         (loss / group_size).backward()
         if position == group_size - 1:
             nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            if self.lr_schedule == "linear":
+                for group, rate in self._schedule:
+                    group["lr"] = rate * (1 - (self._total_steps - 1) / self._schedule_steps)
             self.optimizer.step()
         return loss.detach()
 

@@ -239,6 +239,35 @@ def test_accumulated_gradients_equal_one_large_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
+class Batches(list):
+    """Five times the same batch, as a loader."""
+
+    def __init__(self, feature_map: Any) -> None:
+        super().__init__([tiny_challenge_batch(feature_map)] * 5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("none", [0.1] * 10), ("linear", [0.1 - 0.01 * i for i in range(10)])]
+)
+def test_the_learning_rate_falls_to_zero_over_all_epochs(schedule: str, expected: list[float], tmp_path: Path) -> None:
+    model = build("din", tmp_path, learning_rate=0.1, optimizer="SGD", lr_schedule=schedule)
+    seen: list[float] = []
+    step = model.optimizer.step
+    model.optimizer.step = lambda: (seen.append(model.optimizer.param_groups[0]["lr"]), step())[1]
+    model.evaluate = lambda *_, **__: {"AUC": float(len(seen))}  # always better: no plateau
+    batches = Batches(model.feature_map)
+    model.fit(batches, epochs=2, validation_data=batches)
+    assert seen == pytest.approx(expected)
+
+
+def test_a_linear_schedule_does_not_fall_on_plateaus_as_well(tmp_path: Path) -> None:
+    model = build("din", tmp_path, learning_rate=0.1, optimizer="SGD", lr_schedule="linear", early_stop_patience=9)
+    model.evaluate = lambda *_, **__: {"AUC": 0.5}
+    batches = Batches(model.feature_map)
+    model.fit(batches, epochs=3, validation_data=batches)
+    assert model.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 15)
+
+
 def test_parameter_names_are_the_published_ones(tmp_path: Path) -> None:
     names = set(build("transformer", tmp_path).state_dict())
     for expected in (
@@ -263,6 +292,7 @@ def test_parameter_names_are_the_published_ones(tmp_path: Path) -> None:
         ("transformer", {"num_heads": 7}, r"num_heads=7 must divide the width of a history token, 26"),
         ("transformer", {"first_k_cols": 0, "concat_max_pool": False}, r"leaves nothing of the history"),
         ("transformer", {"alignment": "deep"}, r"alignment='deep' must be one of"),
+        ("transformer", {"lr_schedule": "cosine"}, r"lr_schedule='cosine' must be one of"),
         ("din", {"attention": "self"}, r"attention='self' must be one of \['mhta', 'din'\]"),
         ("din", {"attention_dim": 7, "num_heads": 2}, r"num_heads=2 must divide attention_dim=7"),
     ],
