@@ -77,14 +77,18 @@ def _std(values: list[float]) -> str:
     return f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
 
 
-def markdown(rows: list[dict[str, Any]], seeds: list[int]) -> str:
-    """The table with what is needed to run it again."""
+def current_commit() -> str:
     try:
-        commit = subprocess.run(
+        ended = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        )
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
+        return "unknown"
+    return ended.stdout.strip()
+
+
+def markdown(rows: list[dict[str, Any]], seeds: list[int], commit: str) -> str:
+    """The table with what is needed to run it again."""
     header = list(rows[0])
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(str(row[name]) for name in header) + " |" for row in rows]
@@ -141,9 +145,10 @@ def main() -> None:
     parser.add_argument("--dataset", default=None)
     parser.add_argument("--gpu", type=int, default=-1)
     args = parser.parse_args()
+    commit = current_commit()  # before the runs: later commits are not what has run
     with user_errors():
         results = run(args.expid, args.seeds, args.config, args.dataset, args.gpu)
-        table = markdown(summary(results), args.seeds)
+        table = markdown(summary(results), args.seeds, commit)
         with atomic_write(args.out / f"{args.name}.md") as path:
             path.write_text(table, encoding="utf-8")
         write_csv(results, args.seeds, args.out / f"{args.name}.csv")

@@ -25,7 +25,7 @@ from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
-from fuxictr_mm.files import atomic_write
+from fuxictr_mm.files import atomic_write, file_fingerprint
 from fuxictr_mm.registration import register
 
 __all__ = ["Result", "finished_result", "main", "resolve_experiment", "run_experiment"]
@@ -176,7 +176,7 @@ def run_experiment(
 
 
 def finished_result(params: dict[str, Any]) -> Result | None:
-    """Return the saved result of exactly these parameters, or ``None``."""
+    """Return the saved result of exactly these parameters on exactly these data files, or ``None``."""
     checkpoint = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.model"
     file = checkpoint.with_suffix(".result.json")
     if not file.is_file():
@@ -188,7 +188,11 @@ def finished_result(params: dict[str, Any]) -> Result | None:
 
 
 def _fingerprint(params: dict[str, Any]) -> str:
-    return hashlib.blake2b(print_to_json(params).encode(), digest_size=8).hexdigest()
+    """Digest of the parameters and of the bytes of the data files."""
+    paths = [params.get(key) for key in ("train_data", "valid_data", "test_data", "item_info", "item_feature")]
+    paths += (params.get("modality_data") or {}).values()
+    data = [file_fingerprint(path) for path in paths if path and Path(path).is_file()]
+    return hashlib.blake2b((print_to_json(params) + str(data)).encode(), digest_size=8).hexdigest()
 
 
 def _write_result(result: Result, fingerprint: str) -> None:

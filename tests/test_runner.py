@@ -74,6 +74,8 @@ def test_a_run_learns_the_known_answer_and_leaves_fuxictrs_files(expid: str, con
     assert f"[test] AUC: {result.test['AUC']:.6f} - logloss: " in row
     assert finished_result(params) == result
     assert finished_result({**params, "seed": 2}) is None
+    write_cluster_dataset(config, seed=1)
+    assert finished_result(params) is None
 
 
 def test_the_checkpoint_is_the_best_epoch_and_reloads(config: Path) -> None:
