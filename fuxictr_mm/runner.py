@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import build_dataset
 from fuxictr.pytorch.torch_utils import seed_everything
@@ -125,6 +126,8 @@ def run_experiment(
     params = {**params, "data_loader": MMCTRDataLoader}
     set_logger(params)
     logging.info("Params: " + print_to_json(params))
+    if params["gpu"] >= 0 and not torch.cuda.is_available():
+        logging.warning(f"--gpu {params['gpu']}: torch {torch.__version__} finds no CUDA device; running on the CPU.")
     seed_everything(seed=params["seed"])
 
     processor = MultimodalFeatureProcessor(**params)

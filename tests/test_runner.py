@@ -94,6 +94,12 @@ def test_a_subset_of_features(config: Path) -> None:
     assert run_experiment(params).parameters < run_experiment(load("transformer", config, epochs=1)).parameters
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_said(config: Path) -> None:
+    result = run_experiment(load("din", config, epochs=1, gpu=0))
+    assert re.search(r"WARNING --gpu 0: .* finds no CUDA device", result.checkpoint.with_suffix(".log").read_text())
+
+
 def test_a_test_split_without_labels_gives_no_test_metrics(config: Path) -> None:
     write_cluster_dataset(config, test_labels=False)
     result = run_experiment(load("din", config, epochs=1))
