@@ -161,7 +161,8 @@ def run_experiment(
     elif test is not None:
         logging.info(f"{params['test_data']} has no label column: no test metrics.")
 
-    best = {split: best_auc(params[f"{split}_data"]) for split in ("valid", "test") if params.get(f"{split}_data")}
+    scored = {"valid": valid_result, "test": test_result}
+    best = {split: best_auc(params[f"{split}_data"]) for split, metrics in scored.items() if metrics}
     result = Result(
         expid=params["model_id"],
         dataset_id=params["dataset_id"],
