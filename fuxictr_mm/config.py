@@ -33,6 +33,11 @@ HOST_KEYS = (
     "use_features", "feature_specs", "feature_config", "group_id", "feature_cols", "label_col", "train_data",
     "valid_data", "test_data", "rebuild_dataset", "min_categr_count", "data_block_size", "max_gradient_norm", "gpu",
 )  # fmt: skip
+REQUIRED_KEYS = (
+    "data_root", "train_data", "feature_cols", "label_col", "model_root", "seed", "verbose", "metrics", "optimizer",
+    "loss", "batch_size", "epochs",
+)  # fmt: skip
+GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
 DATASET_KEYS = ("item_info", "item_feature", "modality_data", "item_col", "history_col", "max_len")
 COLUMN_KEYS = (
     "name", "active", "dtype", "type", "source", "vocab_size", "max_len", "feature_encoder", "embedding_dim",
@@ -99,11 +104,14 @@ def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[
 
 
 def check_keys(params: Mapping[str, Any], model: type) -> None:
-    """Refuse a key that nothing reads, and a number that YAML read as text.
+    """Refuse a key that nothing reads or that is missing, and a value that would only fail after an epoch.
 
     Raises:
         ConfigError: names the key and the nearest valid one.
     """
+    for key in REQUIRED_KEYS:
+        if params.get(key) is None:
+            raise ConfigError(f"experiment {params.get('model_id')}: key {key!r} is missing; add it to the YAML.")
     readers: list[Any] = [
         vars(c)["__init__"] for c in model.__mro__ if issubclass(c, BaseModel) and "__init__" in vars(c)
     ]
@@ -122,18 +130,40 @@ def check_keys(params: Mapping[str, Any], model: type) -> None:
         is_number = isinstance(defaults.get(key), int | float) or key == "learning_rate"
         if is_number and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
             raise ConfigError(f"key {key!r}: YAML reads {value} as text; write it with a point, e.g. 1.0e-3.")
-    for column in params.get("feature_cols") or ():
+    _check_columns(params)
+    _check_metrics(params)
+
+
+def _check_columns(params: Mapping[str, Any]) -> None:
+    names: list[str] = []
+    for column in params["feature_cols"]:
         for key in column:
             if key not in COLUMN_KEYS:
                 raise ConfigError(
                     f"feature_cols: key {key!r} of column {column.get('name')!r} is not known; "
                     f"{_nearest(key, COLUMN_KEYS)}."
                 )
+        if "name" not in column:
+            raise ConfigError(f"feature_cols: a column without 'name': {column}.")
+        names += column["name"] if isinstance(column["name"], list) else [column["name"]]
+    for name in params.get("use_features") or ():
+        if name not in names:
+            raise ConfigError(f"use_features: {name!r} is no column of feature_cols; {_nearest(name, names)}.")
+
+
+def _check_metrics(params: Mapping[str, Any]) -> None:
+    metrics = params["metrics"]
+    for metric in metrics:
+        base = metric.split("(")[0]
+        if base not in ("AUC", "logloss", "binary_crossentropy", *GROUP_METRICS):
+            known = ("AUC", "logloss", *GROUP_METRICS)
+            raise ConfigError(f"metrics: {metric!r} is not known; {_nearest(metric, known)}.")
+        if base in GROUP_METRICS and not params.get("group_id"):
+            raise ConfigError(f"metrics: {metric} needs the dataset key 'group_id', e.g. group_id: user_id.")
     monitor = params.get("monitor", "AUC")
-    names = list(monitor) if isinstance(monitor, Mapping) else [monitor]
-    for name in names:
-        if name not in (params.get("metrics") or ()):
-            raise ConfigError(f"monitor: {name!r} is not among metrics {params.get('metrics')}; add it there.")
+    for name in list(monitor) if isinstance(monitor, Mapping) else [monitor]:
+        if name not in metrics:
+            raise ConfigError(f"monitor: {name!r} is not among metrics {metrics}; add it there.")
 
 
 def _existing_directory(path: str | Path) -> Path:

@@ -120,7 +120,7 @@ def run_experiment(
     """
     model_zoo = model_zoo or import_module("model_zoo")
     register(model_zoo)
-    model_class = find_model(model_zoo, params["model"])
+    model_class = find_model(model_zoo, params.get("model", "(no key 'model')"))
     check_keys(params, model_class)
     fingerprint = _fingerprint(params)
     params = {**params, "data_loader": MMCTRDataLoader}
