@@ -87,7 +87,7 @@ def test_broken_yaml_is_named(tmp_path: Path) -> None:
         ({"net_dropuot": 0.2}, r"key 'net_dropuot' .* is not read by Transformer_DCNv2.*nearest: net_dropout"),
         ({"learning_rate": "1e-3"}, r"key 'learning_rate': YAML reads 1e-3 as text; write it with a point"),
         ({"seed": None}, r"experiment Transformer_DCNv2_MMCTR: key 'seed' is missing"),
-        ({"metrics": ["AUC", "gauc"]}, r"metrics: 'gauc' is not known; nearest: .*gAUC"),
+        ({"metrics": ["AUC", "gauc"]}, r"metrics: 'gauc' is not known; known: .*gAUC"),
         ({"group_id": None}, r"metrics: gAUC needs the dataset key 'group_id'"),
         ({"use_features": ["item_ids"]}, r"use_features: 'item_ids' is no column of feature_cols; nearest: item_id"),
         ({"feature_cols": [{"type": "meta"}]}, r"feature_cols: a column without 'name'"),
