@@ -26,10 +26,11 @@ class MMCTRDataLoader:
         feature_map: the host's ``FeatureMap``. If ``MultimodalFeatureProcessor`` made it, it names the item table.
         data_path: parquet file of the split; ``.parquet`` is added where it is missing.
         item_info: the challenge's ready-made item table, used where the feature map names none.
-        split: ``"train"``, ``"valid"`` or ``"test"``; only a test file may come without labels.
         batch_size: rows per batch; the last batch may be smaller.
         shuffle: a new order every epoch.
+        num_workers: of the challenge's loader; gathering needs no worker processes, so none are started.
         max_len: longest history kept, counted from the latest item.
+        split: ``"train"``, ``"valid"`` or ``"test"``; only a test file may come without labels.
         seed: of the order.
         trim: False pads every batch to ``max_len``, as the challenge's loader does; only a model with
             ``padding_mask: as_published`` can tell the difference.
@@ -52,10 +53,12 @@ class MMCTRDataLoader:
         feature_map: Any,
         data_path: str | Path,
         item_info: str | Path | None = None,
-        split: str = "train",
         batch_size: int = 32,
         shuffle: bool = False,
+        num_workers: int = 1,
         max_len: int = 100,
+        *,
+        split: str = "train",
         seed: int = 20242025,
         trim: bool = True,
         **kwargs: Any,

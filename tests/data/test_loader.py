@@ -95,6 +95,13 @@ def test_the_suffix_may_be_left_out_and_a_list_of_one_batch(files: Path) -> None
     assert len(whole) == 1 and len(next(iter(whole)).item_index) == 5
 
 
+def test_the_challenges_positional_arguments(files: Path) -> None:
+    challenge = MMCTRDataLoader(
+        tiny_feature_map(), files / "train.parquet", files / "item_info.parquet", 2, False, 4, 3
+    )
+    assert (challenge.batch_size, challenge.shuffle, challenge.max_len, len(challenge)) == (2, False, 3, 3)
+
+
 def test_order_follows_from_the_seed_and_the_epoch(files: Path) -> None:
     def epochs(seed: int, count: int = 6) -> list[list[int]]:
         shuffled = loader(files, shuffle=True, seed=seed, batch_size=1)
