@@ -8,7 +8,7 @@ import pytest
 # Layers here are tiny, and tests start processes side by side: several threads each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 REAL_DATA_VARIABLE = "FUXICTR_MM_REAL_DATA"
 
