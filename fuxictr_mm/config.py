@@ -53,12 +53,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as err:
-        sys.exit(_to_stderr(f"error: {err}"))
-
-
-def _to_stderr(sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    return 2
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(2)
 
 
 def load_experiment(expid: str, config_dir: str | Path | None = None, dataset_id: str | None = None) -> dict[str, Any]:
@@ -80,10 +76,9 @@ def load_experiment(expid: str, config_dir: str | Path | None = None, dataset_id
     known = {key: directory for directory in directories for key in _experiment_ids(directory)}
     if expid not in known:
         raise ConfigError(f"--expid {expid}: no such experiment in {_places(directories)}; {_nearest(expid, known)}.")
-    params: dict[str, Any] = load_model_config(str(known[expid]), expid)
+    params = _absolute_paths(load_model_config(str(known[expid]), expid), config_dir)
     params.update(load_dataset(dataset_id or params["dataset_id"], config_dir))
-    params["model_id"] = expid
-    return _absolute_paths(params, config_dir)
+    return params
 
 
 def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[str, Any]:
