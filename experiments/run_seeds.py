@@ -1,7 +1,8 @@
 """Run experiments over several seeds and put their means side by side.
 
 ``python run_seeds.py --expid A B --seeds 1 2 3 --name a_vs_b`` writes ``results/a_vs_b.{md,csv,png}``. A run that has
-already ended with the same parameters is not repeated, so an interrupted comparison continues where it stopped.
+already ended with the same parameters is not repeated and one that was interrupted continues, so the same command
+goes on where it stopped.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from fuxictr_mm.config import user_errors
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.runner import Result, finished_result, resolve_experiment, run_experiment
+from fuxictr_mm.runner import Result, resolve_experiment, run_experiment
 
 HERE = Path(__file__).resolve().parent
 FIELDS = ("expid", "dataset_id", "seed", "split", "AUC", "gAUC", "logloss", "parameters", "seconds")
@@ -34,8 +35,8 @@ def run(
     pairs = [(expid, seed) for seed in seeds for expid in expids]
     for expid, seed in tqdm(pairs, desc="runs", file=sys.stderr):
         params = resolve_experiment(expid, config, dataset)
-        params.update(seed=seed, gpu=gpu, model_id=f"{expid}_seed{seed}", verbose=0)
-        results[expid].append(finished_result(params) or run_experiment(params))
+        params.update(seed=seed, gpu=gpu, model_id=f"{expid}_seed{seed}", verbose=0, resume=True)
+        results[expid].append(run_experiment(params))
         if not results[expid][-1].test:
             raise ConfigError(
                 f"dataset {params['dataset_id']}: its test split has no labels, so there is no AUC to compare."
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--gpu", type=int, default=-1)
     args = parser.parse_args()
     commit = current_commit()  # before the runs: later commits are not what has run
-    with user_errors():
+    with user_errors(f"python {shlex.join(sys.argv)}"):
         results = run(args.expid, args.seeds, args.config, args.dataset, args.gpu)
         table = markdown(summary(results), args.seeds, commit)
         with atomic_write(args.out / f"{args.name}.md") as path:

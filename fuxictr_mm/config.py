@@ -8,6 +8,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,13 +26,16 @@ __all__ = ["REPOSITORY", "check_keys", "load_dataset", "load_experiment", "user_
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-PATH_KEYS = ("data_root", "model_root", "train_data", "valid_data", "test_data", "item_info", "item_feature")
+PATH_KEYS = (
+    "data_root", "model_root", "train_data", "valid_data", "test_data", "item_info", "item_feature", "weights",
+)  # fmt: skip
 # Keys that FuxiCTR's own scripts, processor and tuner read without naming them in a signature.
 HOST_KEYS = (
     "model", "model_id", "dataset_id", "model_root", "data_root", "data_format", "seed", "verbose", "metrics", "loss",
     "optimizer", "epochs", "batch_size", "shuffle", "num_workers", "debug_mode", "pickle_feature_encoder",
     "use_features", "feature_specs", "feature_config", "group_id", "feature_cols", "label_col", "train_data",
     "valid_data", "test_data", "rebuild_dataset", "min_categr_count", "data_block_size", "max_gradient_norm", "gpu",
+    "resume", "weights",
 )  # fmt: skip
 REQUIRED_KEYS = (
     "data_root", "train_data", "feature_cols", "label_col", "model_root", "seed", "verbose", "metrics", "optimizer",
@@ -48,13 +52,24 @@ COLUMN_KEYS = (
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn what a user can cause into one sentence on stderr and exit status 2."""
+def user_errors(command_to_resume: str | None = None) -> Iterator[None]:
+    """Turn what a user can cause into one sentence on stderr: exit status 2, or 130 for Ctrl-C and SIGTERM.
+
+    Args:
+        command_to_resume: named after an interruption.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (ConfigError, DataError) as err:
         print(f"error: {err}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt as err:
+        how = f"; continue with: {command_to_resume}" if command_to_resume else ""
+        print(f"\ninterrupted: {err or 'no training was going on'}{how}", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load_experiment(expid: str, config_dir: str | Path | None = None, dataset_id: str | None = None) -> dict[str, Any]:
@@ -98,7 +113,7 @@ def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[
     return _absolute_paths(load_dataset_config(str(directory), dataset_id), config_dir)
 
 
-def check_keys(params: Mapping[str, Any], model: type) -> None:
+def check_keys(params: Mapping[str, Any], model: Any) -> None:
     """Refuse a key that nothing reads or that is missing, and a value that would only fail after an epoch.
 
     Raises:
@@ -110,7 +125,7 @@ def check_keys(params: Mapping[str, Any], model: type) -> None:
     readers: list[Any] = [
         vars(c)["__init__"] for c in model.__mro__ if issubclass(c, BaseModel) and "__init__" in vars(c)
     ]
-    readers += [BaseModel.fit, MMCTRDataLoader.__init__]
+    readers += [model.fit, MMCTRDataLoader.__init__]
     signatures = [inspect.signature(reader).parameters for reader in readers]
     defaults = {name: p.default for parameters in reversed(signatures) for name, p in parameters.items()}
     valid = (set(defaults) - {"self", "kwargs", "feature_map", "data_generator", "validation_data", "data_path"}) | set(

@@ -1,6 +1,6 @@
-"""The two errors a user can cause. Each message is one sentence: what, where, found, expected, what to do."""
+"""What a user can cause. Each message is one sentence: what, where, found, expected, what to do."""
 
-__all__ = ["ConfigError", "DataError"]
+__all__ = ["ConfigError", "DataError", "TrainingInterrupted"]
 
 
 class DataError(ValueError):
@@ -9,3 +9,7 @@ class DataError(ValueError):
 
 class ConfigError(ValueError):
     """A YAML key, an argument or an experiment id cannot be used as given."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training whose state is saved; ``resume: True`` continues it."""

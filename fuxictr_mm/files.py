@@ -3,6 +3,7 @@
 Apart from everything else because both the feature side and the data side need it, and neither may import the other.
 """
 
+import glob
 import hashlib
 import os
 import tempfile
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fuxictr_mm.errors import DataError
 
-__all__ = ["atomic_write", "file_fingerprint", "open_parquet"]
+__all__ = ["atomic_write", "file_fingerprint", "open_parquet", "remove_leftovers"]
 
 
 @contextmanager
@@ -36,8 +37,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         yield temporary
+        # On disk before it takes the name: after a power cut the name must not stand for an empty file.
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(temporary, path)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what killed :func:`atomic_write` of ``path`` left beside it; nobody else may be writing ``path``."""
+    path = Path(path)
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         temporary.unlink(missing_ok=True)
 
 

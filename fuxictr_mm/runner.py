@@ -1,14 +1,10 @@
 """One experiment from YAML to result, on FuxiCTR's own machinery and with FuxiCTR's outputs."""
 
 import argparse
-import hashlib
-import json
 import logging
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
-from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,62 +14,33 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import build_dataset
 from fuxictr.pytorch.torch_utils import seed_everything
-from fuxictr.utils import print_to_json, print_to_list, set_logger
+from fuxictr.utils import print_to_json, set_logger
 
+from fuxictr_mm.checkpoint import load_weights
 from fuxictr_mm.compat import find_model, host_loaders
 from fuxictr_mm.config import check_keys, load_experiment, user_errors
 from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
-from fuxictr_mm.files import atomic_write, file_fingerprint
+from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
 from fuxictr_mm.registration import register
+from fuxictr_mm.results import (
+    Result,
+    append_csv,
+    begin,
+    checkpoint_file,
+    finish,
+    finished_result,
+    run_fingerprint,
+    saved_params,
+)
 
-__all__ = ["Result", "finished_result", "main", "resolve_experiment", "run_experiment"]
+__all__ = ["Result", "finished_result", "main", "resolve_experiment", "restore_experiment", "run_experiment"]
 
 CHALLENGE = "MicroLens_1M_x1"
 STAND_IN = "MMCTR_demo"
 CHALLENGE_SOURCE = "the WWW 2025 MMCTR challenge's page on Hugging Face, dataset reczoo/MicroLens_1M_MMCTR"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one run gave.
-
-    Attributes:
-        expid, dataset_id: which experiment on which data.
-        valid, test: metric name -> value; ``test`` is empty where the split is absent or has no label.
-        best_possible: split -> AUC of the true click probability; only generated data knows it.
-        parameters: number of trained parameters.
-        seconds: wall-clock time of training alone.
-        checkpoint: file of the best weights.
-    """
-
-    expid: str
-    dataset_id: str
-    valid: dict[str, float]
-    test: dict[str, float]
-    best_possible: dict[str, float]
-    parameters: int
-    seconds: float
-    checkpoint: Path
-
-    @property
-    def file(self) -> Path:
-        """JSON of this result, beside the checkpoint."""
-        return self.checkpoint.with_suffix(".result.json")
-
-    def to_table(self) -> str:
-        """One line per split, for people."""
-        names = list(self.valid)
-        lines = [f"{self.expid} on {self.dataset_id}, {self.parameters:,} parameters, trained in {self.seconds:.0f} s"]
-        lines.append(f"{'split':<8}" + "".join(f"{name:>10}" for name in names) + "   best possible AUC")
-        for split, metrics in (("valid", self.valid), ("test", self.test)):
-            if metrics:
-                values = "".join(f"{metrics[name]:>10.4f}" for name in names)
-                best = self.best_possible.get(split)
-                lines.append(f"{split:<8}{values}   " + ("unknown" if best is None else f"{best:.4f}"))
-        return "\n".join(lines)
 
 
 def resolve_experiment(
@@ -110,6 +77,9 @@ def run_experiment(
 ) -> Result:
     """Build features, train, and evaluate the best weights on valid and test.
 
+    With ``resume: True`` a run that has ended with these parameters on these data is not repeated, and one that was
+    interrupted continues where its last saved state is.
+
     Args:
         params: from :func:`resolve_experiment`; may be changed before the call.
         model_zoo: where models are looked up; default: the ``model_zoo`` package of fuxictr's wheel.
@@ -117,41 +87,37 @@ def run_experiment(
 
     Raises:
         ConfigError, DataError: before any training.
+        TrainingInterrupted: a signal ended training, the state is saved.
     """
-    model_zoo = model_zoo or import_module("model_zoo")
-    register(model_zoo)
-    model_class = find_model(model_zoo, params.get("model", "(no key 'model')"))
-    check_keys(params, model_class)
-    fingerprint = _fingerprint(params)
-    params = {**params, "data_loader": MMCTRDataLoader}
-    set_logger(params)
+    model_class = _model_class(params, model_zoo)
+    resume = bool(params.get("resume"))
+    if resume and (result := finished_result(params)):
+        if csv_file is not None:
+            append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
+        return result
+    fingerprint = run_fingerprint(params)
+    _log_to_file(params, resume)
     logging.info("Params: " + print_to_json(params))
     if params["gpu"] >= 0 and not torch.cuda.is_available():
         logging.warning(f"--gpu {params['gpu']}: torch {torch.__version__} finds no CUDA device; running on the CPU.")
     seed_everything(seed=params["seed"])
 
-    processor = MultimodalFeatureProcessor(**params)
-    params["train_data"], params["valid_data"], params["test_data"] = build_dataset(processor, **params)
-    feature_map = FeatureMap(params["dataset_id"], processor.data_dir)
-    feature_map.load(processor.json_file, params)
-    assert processor.item_table.path is not None  # the processor has saved it
-    tables = {spec["item_table"] for spec in feature_map.features.values() if "item_table" in spec}
-    if tables != {processor.item_table.path.name}:
-        raise ConfigError(
-            f"{processor.json_file}: another run has just written this feature map for other feature_cols; give runs "
-            "with different feature_cols dataset ids of their own, as FuxiCTR's tuner does."
-        )
+    params, feature_map, feature_map_file = _build_features(params)
     logging.info("Feature specs: " + print_to_json(feature_map.features))
     # All splits are read, and so checked, before the first training step.
-    train, valid, test = host_loaders(feature_map, params)
+    train, valid, test = host_loaders(feature_map, {**params, "data_loader": MMCTRDataLoader})
     if valid is None:
         raise ConfigError(f"dataset {params['dataset_id']}: early stopping needs 'valid_data'; add it to the YAML.")
 
     model = model_class(feature_map, **params)
     model.count_parameters()
+    if params.get("weights"):
+        load_weights(model, params["weights"])
+    if not (resume and state_file(model.checkpoint).is_file()):
+        begin(params, feature_map_file)
     started = time.perf_counter()
     model.fit(train, validation_data=valid, **params)
-    seconds = time.perf_counter() - started
+    seconds = getattr(model, "train_seconds", time.perf_counter() - started)
     logging.info("****** Validation evaluation ******")
     valid_result = model.evaluate(valid)
     test_result: dict[str, float] = {}
@@ -173,51 +139,95 @@ def run_experiment(
         seconds=seconds,
         checkpoint=Path(model.checkpoint),
     )
-    _write_result(result, fingerprint)
+    finish(result, fingerprint)
     if csv_file is not None:
-        _append_csv(csv_file, result)
+        append_csv(csv_file, result)
     return result
 
 
-def finished_result(params: dict[str, Any]) -> Result | None:
-    """Return the saved result of exactly these parameters on exactly these data files, or ``None``."""
-    checkpoint = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.model"
-    file = checkpoint.with_suffix(".result.json")
-    if not file.is_file():
-        return None
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    if saved.pop("params_fingerprint") != _fingerprint(params):
-        return None
-    return Result(**{**saved, "checkpoint": checkpoint})
+def restore_experiment(params: dict[str, Any], weights: str | Path | None = None) -> tuple[Any, FeatureMap]:
+    """Build a trained model again, in eval mode on the device of ``params["gpu"]``.
+
+    Without ``weights`` it is the model as it was trained: the parameters and the feature map that the run noted when it
+    began, and its best weights, whatever the YAML says by now. With ``weights`` it is the model that the YAML describes
+    with the weights of that file, published ones for example.
+
+    Args:
+        params: from :func:`resolve_experiment`, and ``gpu``.
+        weights: ``.model``, ``.pth`` or ``.safetensors`` file of a state dict.
+
+    Returns:
+        ``(model, feature_map)``; ``feature_map.data_dir`` is the folder of the item table that its columns name.
+
+    Raises:
+        ConfigError: the experiment has not been trained here.
+        DataError: the weights are damaged or do not fit.
+    """
+    checkpoint = checkpoint_file(params)
+    if weights is None:
+        trained = saved_params(checkpoint)
+        if trained is None or not checkpoint.is_file():
+            raise ConfigError(
+                f"{checkpoint}: no weights of experiment {params['model_id']} on {params['dataset_id']}; train it with "
+                f"run_expid.py --expid {params['model_id']}, or give --weights FILE."
+            )
+        for key in {**trained, **run_identity(params)}:
+            if str(trained.get(key)) != str(params.get(key)):
+                logging.warning(
+                    f"{checkpoint.name} was trained with {key} = {trained.get(key)}; the YAML now says "
+                    f"{params.get(key)}, which is not used."
+                )
+        params = {**trained, **{key: params[key] for key in MACHINE_KEYS if key in params}}
+        model_class = _model_class(params)
+        data_dir = str(Path(params["data_root"]) / params["dataset_id"])
+        feature_map = FeatureMap(params["dataset_id"], data_dir)
+        feature_map.load(str(checkpoint.with_suffix(".feature_map.json")), params)
+    else:
+        model_class = _model_class(params)
+        params, feature_map, _ = _build_features(params)
+    model = model_class(feature_map, **params)
+    load_weights(model, weights or checkpoint)
+    return model.eval(), feature_map
 
 
-def _fingerprint(params: dict[str, Any]) -> str:
-    """Digest of the parameters and of the bytes of the data files."""
-    paths = [params.get(key) for key in ("train_data", "valid_data", "test_data", "item_info", "item_feature")]
-    paths += (params.get("modality_data") or {}).values()
-    data = [file_fingerprint(path) for path in paths if path and Path(path).is_file()]
-    return hashlib.blake2b((print_to_json(params) + str(data)).encode(), digest_size=8).hexdigest()
+def _model_class(params: dict[str, Any], model_zoo: ModuleType | None = None) -> type:
+    """Find the model and check every parameter against what reads it."""
+    model_zoo = model_zoo or import_module("model_zoo")
+    register(model_zoo)
+    model_class = find_model(model_zoo, params.get("model", "(no key 'model')"))
+    check_keys(params, model_class)
+    return model_class
 
 
-def _write_result(result: Result, fingerprint: str) -> None:
-    record = {**asdict(result), "checkpoint": result.checkpoint.name, "params_fingerprint": fingerprint}
-    with atomic_write(result.file) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+def _build_features(params: dict[str, Any]) -> tuple[dict[str, Any], FeatureMap, str]:
+    """Build or reuse the item table; returns the parameters with FuxiCTR's data paths, the feature map and its file."""
+    processor = MultimodalFeatureProcessor(**params)
+    paths = dict(zip(("train_data", "valid_data", "test_data"), build_dataset(processor, **params)))
+    feature_map = FeatureMap(params["dataset_id"], processor.data_dir)
+    feature_map.load(processor.json_file, params)
+    assert processor.item_table.path is not None  # the processor has saved it
+    tables = {spec["item_table"] for spec in feature_map.features.values() if "item_table" in spec}
+    if tables != {processor.item_table.path.name}:
+        raise ConfigError(
+            f"{processor.json_file}: another run has just written this feature map for other feature_cols; give runs "
+            "with different feature_cols dataset ids of their own, as run_param_tuner.py does."
+        )
+    return {**params, **paths}, feature_map, processor.json_file
 
 
-def _append_csv(csv_file: Path, result: Result) -> None:
-    """FuxiCTR's row, in FuxiCTR's form; one write call, so that rows of parallel runs do not mix."""
-    row = (
-        f" {datetime.now():%Y%m%d-%H%M%S},[command] python {shlex.join(sys.argv)},[exp_id] {result.expid},"
-        f"[dataset_id] {result.dataset_id},[train] N.A.,[val] {print_to_list(result.valid)},"
-        f"[test] {print_to_list(result.test)}\n"
-    )
-    with open(csv_file, "a", encoding="utf-8") as stream:
-        stream.write(row)
+def _log_to_file(params: dict[str, Any], resume: bool) -> None:
+    """FuxiCTR's logging; the log of a resumed run goes on, where FuxiCTR's would begin anew."""
+    log_file = checkpoint_file(params).with_suffix(".log")
+    if not (resume and log_file.is_file()):
+        set_logger(params)
+        return
+    handlers: list[logging.Handler] = [logging.FileHandler(log_file, mode="a"), logging.StreamHandler()]
+    line = "%(asctime)s P%(process)d %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, handlers=handlers, force=True)
 
 
 def main(argv: list[str] | None = None, *, csv_dir: Path) -> None:
-    """Command line of ``run_expid.py``: FuxiCTR's arguments, and ``--dataset``.
+    """Command line of ``run_expid.py``: FuxiCTR's arguments, and ``--dataset``, ``--resume`` and ``--weights``.
 
     Args:
         argv: arguments without the program's name.
@@ -228,10 +238,18 @@ def main(argv: list[str] | None = None, *, csv_dir: Path) -> None:
     parser.add_argument("--expid", default="Transformer_DCNv2_MMCTR", help="experiment id (default: %(default)s)")
     parser.add_argument("--gpu", type=int, default=-1, help="GPU index, -1 for CPU")
     parser.add_argument("--dataset", default=None, help="dataset id, instead of the experiment's own")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run; one that has ended is not repeated"
+    )
+    parser.add_argument("--weights", default=None, help="begin with these weights (.model, .pth, .safetensors)")
     args = parser.parse_args(argv)
-    with user_errors():
+    with user_errors(f"python {shlex.join([*dict.fromkeys([*sys.argv, '--resume'])])}"):
         params = resolve_experiment(args.expid, args.config, args.dataset)
         params["gpu"] = args.gpu
+        if args.resume:
+            params["resume"] = True
+        if args.weights:
+            params["weights"] = str(Path(args.weights).resolve())
         name = Path(args.config).name.removesuffix(".yaml") if args.config else "config"
         result = run_experiment(params, csv_file=csv_dir / f"{name}.csv")
         print("\n" + result.to_table())

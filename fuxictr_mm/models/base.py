@@ -9,22 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from fuxictr.pytorch.layers import FeatureEmbedding
-from fuxictr.pytorch.models import BaseModel
 from torch import nn
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.files import atomic_write
 from fuxictr_mm.layers import GatedAlignment, MLPAlignment
 from fuxictr_mm.metrics import evaluate_metrics
+from fuxictr_mm.models.training import ResumableModel
 
 __all__ = ["MultimodalRankModel"]
 
 ALIGNMENTS = ("none", "linear", "mlp", "gated")
-SCHEDULES = ("none", "linear")
 
 
-class MultimodalRankModel(BaseModel):
+class MultimodalRankModel(ResumableModel):
     """Base of models that score a target item against a history of items with multimodal vectors.
 
     A subclass builds its layers from :attr:`context_dim`, :attr:`item_dim` and :attr:`item_field_dims`, ends its
@@ -36,10 +34,8 @@ class MultimodalRankModel(BaseModel):
         embedding_dim: width of an embedding whose column does not set its own.
         alignment: how an ``embedding`` column becomes a field, unless the column sets ``feature_encoder``: ``"linear"``
             (the host's ``nn.Linear`` without bias), ``"none"`` (as stored), ``"mlp"`` or ``"gated"``.
-        accumulation_steps: batches whose gradients are added up before an optimizer step.
-        lr_schedule: ``"none"`` leaves the rate to the host, which divides it by ten at an evaluation without gain;
-            ``"linear"`` lets it fall to zero over all ``epochs`` instead.
-        kwargs: the host's ``BaseModel`` arguments (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
+        kwargs: see :class:`~fuxictr_mm.models.training.ResumableModel`, and the host's ``BaseModel`` arguments
+            (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
 
     Raises:
         ConfigError: a switch has an unknown value, or a column cannot be embedded as it is described.
@@ -52,8 +48,6 @@ class MultimodalRankModel(BaseModel):
         gpu: int = -1,
         embedding_dim: int = 64,
         alignment: str = "linear",
-        accumulation_steps: int = 1,
-        lr_schedule: str = "none",
         embedding_regularizer: float | str | None = None,
         net_regularizer: float | str | None = None,
         **kwargs: Any,
@@ -66,12 +60,6 @@ class MultimodalRankModel(BaseModel):
             net_regularizer=net_regularizer,
             **kwargs,
         )
-        self.accumulation_steps = accumulation_steps
-        if lr_schedule not in SCHEDULES:
-            raise ConfigError(f"lr_schedule={lr_schedule!r} must be one of {list(SCHEDULES)}.")
-        self.lr_schedule = lr_schedule
-        if lr_schedule == "linear":
-            self._reduce_lr_on_plateau = False
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.item_field_dims: dict[str, int] = {}
         self.context_field_dims: dict[str, int] = {}
@@ -160,42 +148,8 @@ class MultimodalRankModel(BaseModel):
         """Return (B,) group ids on the CPU, where the host's ``evaluate`` wants them."""
         return inputs[0][self.feature_map.group_id].cpu()
 
-    def fit(self, data_generator: Any, epochs: int = 1, **kwargs: Any) -> None:
-        """The host's ``fit``; a linear schedule has to know where it ends."""
-        self._schedule = [(group, group["lr"]) for group in self.optimizer.param_groups]
-        self._schedule_steps = epochs * len(data_generator)
-        super().fit(data_generator, epochs=epochs, **kwargs)
-
-    def train_step(self, batch_data: Any) -> torch.Tensor:
-        """One batch. Returns the undivided loss, so that the log does not depend on ``accumulation_steps``."""
-        position = self._batch_index % self.accumulation_steps
-        if position == 0:
-            self.optimizer.zero_grad()
-        loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
-        # The last group of an epoch may be short: it is divided by its own size and stepped, not carried over.
-        group_start = self._batch_index - position
-        group_size = min(self.accumulation_steps, self._steps_per_epoch - group_start)
-        (loss / group_size).backward()
-        if position == group_size - 1:
-            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
-            if self.lr_schedule == "linear":
-                for group, rate in self._schedule:
-                    group["lr"] = rate * (1 - (self._total_steps - 1) / self._schedule_steps)
-            self.optimizer.step()
-        return loss.detach()
-
     def evaluate_metrics(
         self, y_true: np.ndarray, y_pred: np.ndarray, metrics: list[str], group_id: np.ndarray | None = None
     ) -> dict[str, float]:
         """See :func:`fuxictr_mm.metrics.evaluate_metrics`."""
         return evaluate_metrics(y_true, y_pred, metrics, group_id)
-
-    def save_weights(self, checkpoint: str) -> None:
-        """Write the state dict beside ``checkpoint`` and rename it, so that a crash leaves the old file whole."""
-        with atomic_write(checkpoint) as path:
-            torch.save(self.state_dict(), path)
-
-    def load_weights(self, checkpoint: str) -> None:
-        """Load a state dict; nothing but tensors is unpickled."""
-        self.to(self.device)
-        self.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))

@@ -1,0 +1,129 @@
+"""Weights on disk: FuxiCTR's ``.model`` files and safetensors; what is damaged, foreign or misshapen is refused.
+
+A file that ``torch.save`` writes is a zip archive with a CRC-32 of every tensor, which ``torch.load`` does not look at:
+a flipped bit becomes a wrong weight in silence. Here the sums are checked before anything is read, and nothing but
+tensors and plain values is ever unpickled.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fuxictr_mm.errors import DataError
+from fuxictr_mm.files import atomic_write
+
+__all__ = ["check_shapes", "load_weights", "read_file", "read_weights", "write_file", "write_weights"]
+
+
+def write_file(content: Any, path: str | Path) -> None:
+    """``torch.save``, beside ``path`` and then renamed: a crash leaves the old file whole."""
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def write_weights(
+    weights: Mapping[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a state dict atomically, as safetensors if the suffix says so, otherwise as FuxiCTR does.
+
+    Args:
+        weights: parameter name -> tensor.
+        path: file to write.
+        metadata: what a safetensors file says about itself; the other form has no place for it.
+    """
+    if Path(path).suffix != ".safetensors":
+        write_file(weights, path)
+        return
+    with atomic_write(path) as temporary:
+        mode = temporary.stat().st_mode
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary, metadata)
+        temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner can read
+
+
+def read_file(path: str | Path) -> Any:
+    """Return what ``torch.save`` wrote, on the CPU.
+
+    Raises:
+        DataError: the file is missing, truncated or damaged, or holds code or objects besides tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: file not found; a checkpoint is expected.")
+    try:
+        # Files of torch < 1.6 are no archives and carry no sums; torch.load reads them all the same.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise DataError(f"{path}: damaged (the checksum of {damaged!r} does not fit); use another copy.")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise DataError(
+            f"{path}: no checkpoint of tensors alone ({str(err).splitlines()[0]}); it is not opened, because "
+            "unpickling other things can run code. Save a state dict with torch.save(model.state_dict(), ...)."
+        ) from err
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as err:
+        if isinstance(err, DataError):
+            raise
+        raise DataError(
+            f"{path}: not a whole checkpoint ({path.stat().st_size:,} bytes; {str(err).splitlines()[0][:120]}); use "
+            "another copy."
+        ) from err
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the state dict in a ``.model``, ``.pth`` or ``.safetensors`` file, on the CPU.
+
+    Raises:
+        DataError: as :func:`read_file`; or the file holds something else than a state dict.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as err:
+            raise DataError(f"{path}: not a whole safetensors file ({err}); use another copy.") from err
+    weights = read_file(path)
+    if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        found = sorted(map(str, weights)) if isinstance(weights, Mapping) else type(weights).__name__
+        raise DataError(f"{path}: a state dict (parameter name -> tensor) is expected; found {found}.")
+    return dict(weights)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a file of weights into a model; every parameter must be there with its shape, and no other.
+
+    Raises:
+        DataError: as :func:`read_weights`; or a parameter is missing, unknown or of another shape. The model is
+            unchanged then.
+    """
+    weights = read_weights(path)
+    check_shapes(weights, model, path)
+    model.load_state_dict(weights)
+
+
+def check_shapes(weights: Mapping[str, torch.Tensor], model: nn.Module, path: str | Path) -> None:
+    """Raise a DataError that names the first parameter which does not fit, and how many do not."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    misfits = [
+        f"parameter {name!r} has shape {found[name]}, the model expects {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    misfits += [f"parameter {name!r} {shape} is missing" for name, shape in expected.items() if name not in found]
+    misfits += [
+        f"parameter {name!r} {shape} is unknown to the model" for name, shape in found.items() if name not in expected
+    ]
+    if misfits:
+        more = f" (and {len(misfits) - 1} more misfits of {len(expected)} parameters)" if len(misfits) > 1 else ""
+        raise DataError(
+            f"{path}: {misfits[0]}{more}; it belongs to another model, other widths or another data set: compare the "
+            "experiment's YAML with the one it was trained with."
+        )

@@ -1,0 +1,57 @@
+"""Finding a place of a training again: the global random generators, and the batches that are left of an epoch.
+
+Apart from the training loop because here alone is said which generators a step may draw from.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["remaining_batches", "rng_state", "set_rng_state"]
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the global generators of torch, Python and numpy, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`rng_state` returned; on another number of GPUs, theirs stay as they are."""
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
+def remaining_batches(loader: Any, state: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the batches of the epoch of a saved training state, from its place on.
+
+    Args:
+        loader: has ``iterate(start)`` and ``epoch``; or its order follows from the global generators.
+        state: ``batches_done``, ``loader_epoch`` and ``rng_at_epoch``.
+    """
+    done = state["batches_done"]
+    if hasattr(loader, "iterate"):
+        loader.epoch = state["loader_epoch"]
+        yield from loader.iterate(done)
+        return
+    now = rng_state()
+    set_rng_state(state["rng_at_epoch"])
+    batches = iter(loader)
+    for _ in range(done):
+        next(batches)
+    set_rng_state(now)
+    yield from batches
