@@ -1,0 +1,251 @@
+"""Sweeps from the command line: several processes at once, and what happens when one fails or is interrupted."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from fuxictr_mm.config import REPOSITORY, check_keys, load_dataset, load_experiment
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
+from fuxictr_mm.sweep import enumerate_experiments, read_tuner
+from tests.synthetic import write_cluster_dataset
+from tests.test_runner import BASE, EXPERIMENTS
+
+SCRIPT = REPOSITORY / "experiments" / "run_param_tuner.py"
+PCA = "feature_cols.item_emb.pca"
+RUN_EXPID = """
+from pathlib import Path
+from fuxictr_mm.runner import main
+if __name__ == "__main__":
+    main(csv_dir=Path(__file__).resolve().parent)
+"""
+# Stands for an experiment that saves at Ctrl-C: slower than the tuner that waits for it.
+INTERRUPTED_RUN = """
+import sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--config") + 1])
+(folder / "started").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    (folder / "saved").touch()
+"""
+
+
+@pytest.fixture
+def tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, with a run_expid.py whose csv does not land in the repository."""
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # put back afterwards
+    specification = importlib.util.spec_from_file_location("run_param_tuner", SCRIPT)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "run_param_tuner", module)
+    specification.loader.exec_module(module)
+    (tmp_path / "run_expid.py").write_text(RUN_EXPID)
+    monkeypatch.setattr(module, "RUN_EXPID", tmp_path / "run_expid.py")
+    return module
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tuner YAML over a small data set; returns its path."""
+    dataset = write_cluster_dataset(tmp_path, rows=600)
+    (tmp_path / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": dataset}))
+    din = {**EXPERIMENTS["din"], "dataset_id": "clusters", "epochs": 1}
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"Base": BASE, "din": din}))
+
+    def write(space: Any, **changes: Any) -> Path:
+        file = tmp_path / "sweep.yaml"
+        content = {"base_config": ".", "base_expid": "din", "tuner_space": space, **changes}
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+        return file
+
+    return write
+
+
+def read_summary(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((file.with_suffix("") / "summary.csv").open()))
+
+
+@pytest.mark.slow
+def test_two_variants_in_two_processes(
+    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pca = [{"text": 4, "image": 2}, {"text": 2, "image": 4}]
+    file = write({"use_se": [True, False], PCA: pca, "epochs": 1})
+    tuner.main(["--config", str(file), "--gpu", "-1", "-1"])
+
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 4
+    rows = read_summary(file)
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    assert {row["state"] for row in rows} == {"finished"}
+    auc = [float(row["valid AUC"]) for row in rows]
+    assert auc == sorted(auc, reverse=True)
+    assert {(row["use_se"], row["item_emb.pca"]) for row in rows} == {
+        (use_se, value) for use_se in ("True", "False") for value in ("text: 4, image: 2", "text: 2, image: 4")
+    }
+    assert "epochs" not in rows[0]  # one value: not swept
+    best = rows[0]
+    line = f"| 1 | {best['expid']} | {best['dataset']} | {best['use_se']} | {best['item_emb.pca']} | {auc[0]:.4f} |"
+    assert line in (tmp_path / "sweep" / "summary.md").read_text()
+    assert line in capfd.readouterr().out
+    assert (tmp_path / "sweep" / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+    variants = {row["dataset"] for row in rows}
+    assert len(variants) == 2 and all(variant.startswith("clusters_") for variant in variants)
+    widths = []
+    for variant in variants:
+        (path,) = (tmp_path / "processed" / variant).glob("item_table-*.safetensors")
+        features = json.loads((path.parent / "feature_map.json").read_text())["features"]
+        tables = {entry["item_table"] for one in features for entry in one.values() if "item_table" in entry}
+        assert tables == {path.name}
+        report = ItemTable.load(path).info["pca"]["item_emb"]
+        widths.append([(entry["modality"], entry["width"]) for entry in report])
+    assert sorted(widths) == [[("text", 2), ("image", 4)], [("text", 4), ("image", 2)]]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+    # Once more: nothing has to run. With one more value only that one.
+    checkpoints = tmp_path / "checkpoints"
+    before = {log: log.stat().st_mtime_ns for log in checkpoints.rglob("*.log")}
+    assert len(before) == 4
+    tuner.main(["--config", str(file)])
+    assert {log: log.stat().st_mtime_ns for log in checkpoints.rglob("*.log")} == before
+    write({"use_se": [True, False], PCA: [*pca, {"text": None}], "epochs": 1})
+    tuner.main(["--config", str(file), "--summary"])
+    assert [row["state"] for row in read_summary(file)] == 4 * ["finished"] + 2 * ["not started"]
+
+    # Other data under the same names: nothing that was found on the old files counts.
+    write_cluster_dataset(tmp_path, seed=1, rows=600)
+    tuner.main(["--config", str(file), "--summary"])
+    assert [row["state"] for row in read_summary(file)] == 2 * ["not started"] + 4 * ["unfinished"]
+
+
+@pytest.mark.slow
+def test_an_experiment_that_fails_is_named_at_the_end(
+    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = write({"num_heads": [2, 3], "attention_dim": 10})
+    with pytest.raises(SystemExit) as ended:
+        tuner.main(["--config", str(file), "--gpu", "-1", "-1"])
+    assert ended.value.code == 1
+    done, failed = read_summary(file)
+    assert (done["num_heads"], done["state"], done["rank"]) == ("2", "finished", "1")
+    assert (failed["num_heads"], failed["state"], failed["rank"]) == ("3", "unfinished", "")
+    log = tmp_path / "checkpoints" / "clusters" / f"{failed['expid']}.log"
+    out, err = capfd.readouterr()
+    assert err.splitlines()[-1] == f"error: {failed['expid']} has no result; see {log}"
+    assert log.is_file()
+    assert "1 finished, 1 unfinished" in out
+    assert "num_heads=3 must divide attention_dim=10" in err  # what the experiment itself has said
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_the_experiments(write: Callable[..., Path], tmp_path: Path) -> None:
+    file = write({"use_se": [True, False]})
+    script = tmp_path / "run_expid.py"
+    script.write_text(INTERRUPTED_RUN)
+    code = (
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(SCRIPT.parent)!r}); "
+        f"import run_param_tuner as t; t.RUN_EXPID = Path({str(script)!r}); t.main()"
+    )
+    command = [sys.executable, "-c", code, "--config", str(file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started = file.with_suffix("") / "started"
+    while not started.exists():
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (file.with_suffix("") / "saved").exists()
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("interrupted: the running experiments have saved or ended; continue with: python ")
+    assert last.endswith(f"--config {file}")
+    assert "Traceback" not in err
+
+
+REFUSED: dict[str, tuple[Any, list[str], str]] = {
+    "unknown key": ({"dnn_hidden_unit": [[8]]}, [], "key 'dnn_hidden_unit' of experiment din_"),
+    "unknown column key": ({"feature_cols.item_emb.pcaa": [None]}, [], "key 'pcaa' of column 'item_emb'"),
+    "unknown column": ({"feature_cols.item_embb.pca": [None]}, [], "no column 'item_embb'; nearest: item_emb"),
+    "bad pca in one of the variants": ({PCA: [{"text": 4}, {"text": 0}]}, [], "pca width 0 of 'text'"),
+    "a number that YAML reads as text": ({"learning_rate": [0.1, "1e-3"]}, [], "YAML reads 1e-3 as text"),
+    "unknown model": ({"model": ["DIN_SE_MHTA", "DIN_SE"]}, [], "model: 'DIN_SE' is not a registered model"),
+    "tag without match": ({"use_se": [True, False]}, ["--tag", "xyz"], "--tag xyz: in none of the 2 ids"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_run_is_one_sentence_before_anything_runs(
+    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
+) -> None:
+    space, arguments, message = REFUSED[case]
+    with pytest.raises(SystemExit) as ended:
+        tuner.main(["--config", str(write(space)), *arguments])
+    assert ended.value.code == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and len(err.splitlines()) == 1
+    assert message in err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_blanks_in_a_path_are_refused(
+    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "with blank"
+    folder.mkdir()
+    file = write({"use_se": [True, False]}, base_config="..").rename(folder / "sweep.yaml")
+    with pytest.raises(SystemExit) as ended:
+        tuner.main(["--config", str(file)])
+    assert ended.value.code == 2
+    assert "splits its commands at blanks" in capfd.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+    tuner.main(["--config", str(file), "--summary"])  # runs no command
+
+
+def test_a_python_without_that_name_is_refused(
+    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write({"use_se": [True, False]})
+    prepared = read_tuner(file)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    with pytest.raises(ConfigError, match="no 'python' beside"):
+        tuner.search(prepared, None, [-1])
+
+
+def test_threads_are_shared_out_unless_the_user_has_said(
+    tuner: ModuleType, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = read_tuner(write({"use_se": [True, False]}))
+    monkeypatch.setattr(tuner, "grid_search", lambda *arguments, **options: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    tuner.search(prepared, None, [-1, -1])
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    tuner.search(prepared, None, [-1, -1, -1])
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("file", sorted((SCRIPT.parent / "tuner_config").glob("*.yaml")), ids=lambda file: file.stem)
+def test_our_tuner_files_give_what_their_first_line_says(file: Path) -> None:
+    tuner = read_tuner(file)
+    params = load_experiment(tuner.base_expid, tuner.base_config, tuner.dataset_id)
+    experiments = enumerate_experiments(tuner, params, load_dataset(params["dataset_id"]))
+    for experiment in experiments:
+        check_keys(experiment.params, {"DIN_SE_MHTA": DIN_SE_MHTA}.get(params["model"], Transformer_DCNv2))
+    assert f"= {len(experiments)} experiments" in file.read_text().splitlines()[0]
