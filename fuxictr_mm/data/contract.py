@@ -1,11 +1,11 @@
 """The one place that reads split files (train, valid, test), and refuses those that break the data contract.
 
 Apart from the loader so that a run refuses all its splits before training, and so that the findings about a dataset
-read exactly what a model would. A file is read batch by batch and kept as contiguous arrays, histories ragged: memory
-holds the real history items, never the padding.
+read exactly what a model would. A file is read chunk by chunk, histories ragged: memory holds the real history items,
+never the padding. Training keeps all chunks (:func:`read_split`), prediction one at a time (:func:`iter_split`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,16 @@ from fuxictr_mm.features.item_table import ItemTable
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.schema import Column, DatasetSchema
 
-__all__ = ["Split", "read_split"]
+__all__ = ["CHUNK_ROWS", "Split", "iter_split", "number_groups", "read_split"]
 
 # Rows decoded at once: 16 MiB of history where lists are 64 wide and int64.
-BATCH_ROWS = 32_768
+CHUNK_ROWS = 32_768
 LARGEST_ID = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
 class Split:
-    """All rows of one split file; N rows.
+    """All rows of one split file, or a chunk of them; N rows.
 
     Attributes:
         path: the file.
@@ -37,9 +37,9 @@ class Split:
         history_values: (total,) int32 item indices of all histories, padding removed, oldest first within a row.
         history_offsets: (N + 1,) int64; the history of row i is ``history_values[offsets[i]:offsets[i + 1]]``.
         context: column name -> (N,), int32 for categorical and float32 for numeric columns.
-        label: (N,) float32 of 0 and 1, ``None`` where the file has no label column.
+        label: (N,) float32 of 0 and 1, ``None`` where the file has no label column or it was not asked for.
         group: (N,) int64, the column that gAUC groups by (text ids are numbered in order of appearance), ``None``
-            where the dataset names no such column.
+            where the dataset names no such column, and in a chunk: text can only be numbered over the whole file.
     """
 
     path: Path
@@ -57,10 +57,7 @@ class Split:
 def read_split(
     path: str | Path, schema: DatasetSchema, item_ids: np.ndarray, *, require_label: bool, progress: bool = True
 ) -> Split:
-    """Read and check one split file.
-
-    Histories may be lists of any length, padded or not: id 0 and null are padding wherever they stand, and a null list
-    is an empty history.
+    """Read and check one whole split file.
 
     Args:
         path: parquet file.
@@ -70,61 +67,105 @@ def read_split(
         progress: show a progress bar, if this is a terminal.
 
     Raises:
-        DataError: the file is missing, truncated, empty or has no history at all; a column is missing or of the wrong
-            type; or a value is null, not finite, no known item, outside its vocabulary, or a label other than 0 and 1.
+        DataError: as :func:`iter_split`; or no row has a history.
     """
     path = Path(path)
-    group_columns = () if schema.group_id is None else (schema.group_id,)
-    label_columns = (schema.label_col,) if require_label else ()
-    context_columns = {column.name: column for column in schema.context_columns}
-    needed = (schema.item_col, schema.history_col, *context_columns, *group_columns, *label_columns)
-    file = open_parquet(path, needed)
-    has_label = schema.label_col in file.schema_arrow.names
-    _check_types(path, file.schema_arrow, schema, has_label)
+    file = open_parquet(path)
     n_rows = file.metadata.num_rows
-    if not n_rows:
-        raise DataError(f"{path}: 0 rows; a split needs at least one, so make the file again or leave it out.")
-
-    index_of = ItemTable(item_ids, {}).index_of
+    has_label = require_label or schema.label_col in file.schema_arrow.names
+    group_columns = () if schema.group_id is None else (schema.group_id,)
     item = np.empty(n_rows, np.int32)
-    context = {
-        name: np.empty(n_rows, np.float32 if column.type == "numeric" else np.int32)
-        for name, column in context_columns.items()
-    }
+    context = {column.name: np.empty(n_rows, _context_type(column)) for column in schema.context_columns}
     label = np.empty(n_rows, np.float32) if has_label else None
     groups: list[pa.Array] = []
     histories: list[np.ndarray] = []
-    counts = np.empty(n_rows, np.int64)
-    names = list(dict.fromkeys((*needed, schema.label_col) if has_label else needed))
+    offsets = np.zeros(n_rows + 1, np.int64)
     start = 0
     with tqdm(total=n_rows, desc=path.name, unit=" rows", disable=None if progress else True) as bar:
-        for batch in _batches(path, file, names):
-            rows = slice(start, start + batch.num_rows)
-            chunks = {name: _Chunk(path, name, start, batch.column(name)) for name in names}
-            item[rows] = _targets(chunks[schema.item_col], index_of)
-            values, counts[rows] = _histories(chunks[schema.history_col], index_of, schema.max_len)
-            histories.append(values)
-            for name, column in context_columns.items():
-                context[name][rows] = _context(chunks[name], column)
+        for chunk, kept in iter_split(path, schema, item_ids, label=has_label, keep=group_columns):
+            rows = slice(start, start + len(chunk))
+            item[rows] = chunk.item
+            histories.append(chunk.history_values)
+            offsets[rows.start + 1 : rows.stop + 1] = offsets[start] + chunk.history_offsets[1:]
+            for name, values in chunk.context.items():
+                context[name][rows] = values
             if label is not None:
-                label[rows] = _labels(chunks[schema.label_col])
-            groups += [chunks[name].without_null() for name in group_columns]
+                label[rows] = chunk.label
+            groups += kept.values()
             start = rows.stop
-            bar.update(batch.num_rows)
-    if not counts.any():
+            bar.update(len(chunk))
+    if not offsets[-1]:
         raise DataError(
             f"{path}: column {schema.history_col!r} holds padding (0 or null) only in all {n_rows:,} rows; at least "
             "one history must have an item, so check how the file was made."
         )
-    offsets = np.zeros(n_rows + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
     return Split(
-        path, item, np.concatenate(histories), offsets, context, label, _number_groups(groups) if groups else None
+        path, item, np.concatenate(histories), offsets, context, label, number_groups(groups) if groups else None
     )
 
 
+def iter_split(
+    path: str | Path,
+    schema: DatasetSchema,
+    item_ids: np.ndarray,
+    *,
+    label: bool,
+    keep: Sequence[str] = (),
+    chunk_rows: int | None = None,
+    if_unknown: str = "add the item there or drop the row",
+) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
+    """Read and check a split file in chunks, in file order: memory does not grow with the number of rows.
+
+    Histories may be lists of any length, padded or not: id 0 and null are padding wherever they stand, and a null list
+    is an empty history.
+
+    Args:
+        path: parquet file.
+        schema: roles of the columns; the last ``schema.max_len`` items of each history are kept.
+        item_ids: (n_items,) int64 distinct raw ids in any order; ``item_ids[i]`` has item index i + 1.
+        label: whether to read (and so to demand) the label column.
+        keep: columns that are handed over as they stand in the file besides, without null.
+        chunk_rows: most rows of a chunk, 32,768 by default.
+        if_unknown: what the user should do about an id that ``item_ids`` lacks.
+
+    Yields:
+        a chunk, its ``group`` being ``None``, and column name -> (N,) array of the columns ``keep``.
+
+    Raises:
+        DataError: the file is missing, truncated or empty; a column is missing or of the wrong type; or a value is
+            null, not finite, no known item, outside its vocabulary, or a label other than 0 and 1.
+    """
+    path = Path(path)
+    label_columns = (schema.label_col,) if label else ()
+    context_columns = [column.name for column in schema.context_columns]
+    names = list(dict.fromkeys((schema.item_col, schema.history_col, *context_columns, *keep, *label_columns)))
+    file = open_parquet(path, tuple(names))
+    _check_types(path, file.schema_arrow, schema, names)
+    if not file.metadata.num_rows:
+        raise DataError(f"{path}: 0 rows; a split needs at least one, so make the file again or leave it out.")
+    index_of = ItemTable(item_ids, {}).index_of
+    start = 0
+    for batch in _batches(path, names, chunk_rows or CHUNK_ROWS):
+        columns = {name: _ColumnChunk(path, name, start, batch.column(name)) for name in names}
+        item = _targets(columns[schema.item_col], index_of, if_unknown)
+        values, counts = _histories(columns[schema.history_col], index_of, schema.max_len, if_unknown)
+        offsets = np.zeros(len(batch) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        chunk = Split(
+            path,
+            item,
+            values,
+            offsets,
+            {column.name: _context(columns[column.name], column) for column in schema.context_columns},
+            _labels(columns[schema.label_col]) if label else None,
+            None,
+        )
+        yield chunk, {name: columns[name].without_null() for name in keep}
+        start += len(batch)
+
+
 @dataclass(frozen=True)
-class _Chunk:
+class _ColumnChunk:
     """One column of one record batch, and the words that say where a value of it stands."""
 
     path: Path
@@ -151,7 +192,7 @@ class _Chunk:
             raise self.error(row, f"found {found[row]}; {expected}.")
 
 
-def _check_types(path: Path, arrow: pa.Schema, schema: DatasetSchema, has_label: bool) -> None:
+def _check_types(path: Path, arrow: pa.Schema, schema: DatasetSchema, names: Sequence[str]) -> None:
     integer, floating = pa.types.is_integer, pa.types.is_floating
 
     def is_list_of_ids(kind: pa.DataType) -> bool:
@@ -174,9 +215,9 @@ def _check_types(path: Path, arrow: pa.Schema, schema: DatasetSchema, has_label:
         numeric = column.type == "numeric"
         what = "numbers" if numeric else "integer ids"
         expected.append((column.name, is_number if numeric else integer, f"{what} (type: {column.type})"))
-    if has_label:
+    if schema.label_col in names:
         expected.append((schema.label_col, lambda kind: is_number(kind) or pa.types.is_boolean(kind), "labels 0 and 1"))
-    if schema.group_id is not None:
+    if schema.group_id is not None and schema.group_id in names:
         expected.append((schema.group_id, is_group, "integer or text ids (group_id)"))
     for name, accepts, what in expected:
         kind = arrow.field(name).type
@@ -184,26 +225,58 @@ def _check_types(path: Path, arrow: pa.Schema, schema: DatasetSchema, has_label:
             raise DataError(f"{path}: column {name!r} has type {kind}; {what} are expected, so convert it.")
 
 
-def _batches(path: Path, file: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """Damage within a file shows only when its rows are decoded."""
+def _batches(path: Path, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Decode the file in batches of exactly ``rows`` rows (the last may be smaller), whatever its row groups are.
+
+    Row groups are asked for one by one, or a few small ones together, and without a memory map: an iteration over the
+    whole file keeps the bytes of every group it has passed.
+    """
     try:
-        yield from file.iter_batches(BATCH_ROWS, columns=names)
-    except (pa.ArrowException, OSError) as err:
+        with pq.ParquetFile(path) as file:
+            pending: list[pa.RecordBatch] = []
+            missing = rows
+            for groups in _runs_of_row_groups(file.metadata, rows):
+                for batch in file.iter_batches(rows, row_groups=groups, columns=names):
+                    while len(batch) >= missing:
+                        yield _joined([*pending, batch[:missing]])
+                        batch, pending, missing = batch[missing:], [], rows
+                    if len(batch):
+                        pending.append(batch)
+                        missing -= len(batch)
+            if pending:
+                yield _joined(pending)
+    except (pa.ArrowException, OSError) as err:  # damage within a file shows only when its rows are decoded
         raise DataError(
             f"{path}: damaged inside, cannot be decoded ({str(err).splitlines()[0]}); copy or download it again."
         ) from err
 
 
-def _targets(chunk: _Chunk, index_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _runs_of_row_groups(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
+    """Consecutive row groups that hold at least ``rows`` rows together."""
+    run: list[int] = []
+    held = 0
+    for group in range(metadata.num_row_groups):
+        run.append(group)
+        held += metadata.row_group(group).num_rows
+        if held >= rows or group == metadata.num_row_groups - 1:
+            yield run
+            run, held = [], 0
+
+
+def _targets(chunk: _ColumnChunk, index_of: Callable[[np.ndarray], np.ndarray], if_unknown: str) -> np.ndarray:
     ids = chunk.to_numpy()
     chunk.refuse(ids == 0, ids, "0 is the padding item and cannot be a target")
     index = index_of(ids)
-    chunk.refuse(index < 0, ids, "the item table has no such id, so add the item there or drop the row")
+    chunk.refuse(index < 0, ids, f"the item table has no such id; {if_unknown}")
     return index
 
 
 def _histories(
-    chunk: _Chunk, index_of: Callable[[np.ndarray], np.ndarray], max_len: int
+    chunk: _ColumnChunk, index_of: Callable[[np.ndarray], np.ndarray], max_len: int, if_unknown: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return item indices (kept,) int32, oldest first, and how many belong to each row, (n,) int64."""
     lengths = pc.fill_null(pc.list_value_length(chunk.values), 0).to_numpy(zero_copy_only=False)
@@ -217,7 +290,7 @@ def _histories(
     if len(index) and index.min() < 0:
         at = int((index < 0).argmax())
         row = int(np.searchsorted(bounds, at, side="right"))
-        raise chunk.error(row, f"found id {ids[at]}, which the item table lacks; add the item there or drop the id.")
+        raise chunk.error(row, f"found id {ids[at]}, which the item table lacks; {if_unknown}.")
     counts = np.diff(bounds, prepend=0)
     if len(counts) and counts.max() > max_len:
         from_end = np.repeat(bounds, counts) - np.arange(len(index))  # 1 for the latest item of a row
@@ -226,7 +299,11 @@ def _histories(
     return index, counts
 
 
-def _context(chunk: _Chunk, column: Column) -> np.ndarray:
+def _context_type(column: Column) -> type[np.generic]:
+    return np.float32 if column.type == "numeric" else np.int32
+
+
+def _context(chunk: _ColumnChunk, column: Column) -> np.ndarray:
     values = chunk.to_numpy()
     if column.type == "numeric":
         with np.errstate(over="ignore"):  # too large for float32: refused as inf below
@@ -240,13 +317,13 @@ def _context(chunk: _Chunk, column: Column) -> np.ndarray:
     return values.astype(np.int32)
 
 
-def _labels(chunk: _Chunk) -> np.ndarray:
+def _labels(chunk: _ColumnChunk) -> np.ndarray:
     values = chunk.to_numpy()
     chunk.refuse((values != 0) & (values != 1), values, "a label must be 0 or 1")
     return values.astype(np.float32)
 
 
-def _number_groups(chunks: list[pa.Array]) -> np.ndarray:
+def number_groups(chunks: Sequence[pa.Array]) -> np.ndarray:
     """Return (N,) int64: whole numbers as they are, text numbered in order of appearance."""
     column = pa.chunked_array(chunks)
     if pa.types.is_dictionary(column.type):

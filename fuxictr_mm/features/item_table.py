@@ -43,7 +43,7 @@ class ItemTable:
         item_ids: (n_items,) int64 raw ids, sorted as built; the item ``item_ids[i]`` has index ``i + 1``. Items that
             :meth:`with_items` adds stand behind, so that the index of an item never changes.
         columns: name -> (n_items + 1, ...) array, row 0 zeros: int32 ids and id lists, float32 numbers and vectors.
-            The item id column holds the item index itself.
+            The item id column holds the item index itself, and 0 for items that :meth:`with_items` added.
         states: fitted PCAs as arrays, ``"<column>/<entry number>/<field>"`` -> array.
         info: what the JSON beside the table says.
         path: the safetensors file, ``None`` for a table that only lives in memory.
@@ -163,14 +163,18 @@ class ItemTable:
     ) -> "ItemTable":
         """Return a table with the items of these files added, transformed by the saved PCAs: nothing is fitted.
 
-        Items that are there keep their index. The new table lives in memory until :meth:`save`. A model's embedding of
-        the item id has rows for the items that it was trained with only.
+        Items that are there keep their index. An added item is cold: its vectors and other columns are its own, its
+        item id column is 0, so that a model sees the zero row of its id embedding, which knows only the items of the
+        table it was trained with. What is padding follows from a batch's mask, never from this 0. The new table lives
+        in memory until :meth:`save`.
 
         Args:
             item_info, item_feature, modality_data: files of the new items, laid out as those the table was built from.
 
         Raises:
-            DataError: an item is in the table already, or the files break the contract.
+            DataError: an item is in the table already, has an id in another column (a tag, say) that is outside the
+                declared vocabulary or, where none is declared, larger than any in the table; or the files break the
+                contract.
         """
         item_col, columns = read_specification(self.info["specification"])
         sources = Sources.from_paths(item_col, item_info, item_feature, modality_data)
@@ -181,14 +185,25 @@ class ItemTable:
                 f"item {known[0]} is in the item table already ({len(known):,} of {len(new_ids):,} new items are); "
                 "give only items that it lacks."
             )
-        item_ids = np.concatenate([self.item_ids, new_ids])
-        check_vocab(columns, item_col, len(item_ids))
+        columns = [self._with_limits(column) for column in columns]
         builder = ColumnBuilder(sources, new_ids, ItemTable(new_ids, {}).index_of, Path(tempfile.gettempdir()))
         added = {c.name: builder.transform(c, self.states, self.info["pca"].get(c.name, ())) for c in columns}
-        merged = {name: np.concatenate([self.columns[name], added[name][1:]]) for name in added}
-        merged[item_col] = np.arange(len(item_ids) + 1, dtype=np.int32)
+        added[item_col] = np.zeros(len(new_ids) + 1, np.int32)
+        merged = {name: np.concatenate([values, added[name][1:]]) for name, values in self.columns.items()}
+        item_ids = np.concatenate([self.item_ids, new_ids])
         info = {**self.info, "n_items": len(item_ids), "columns": _shapes(merged)}
         return ItemTable(item_ids, merged, states=self.states, info=info)
+
+    def _with_limits(self, column: Column) -> Column:
+        """Bind what the specification left open to what the table holds: models are as wide, and know as many ids."""
+        values = self.columns[column.name]
+        if column.type in ("categorical", "sequence") and column.vocab_size is None:
+            column = replace(column, vocab_size=int(values.max()) + 1)
+        if column.type == "sequence":
+            column = replace(column, max_len=values.shape[1])
+        if column.type == "embedding" and column.pca is None:
+            column = replace(column, width=values.shape[1])
+        return column
 
 
 def read_item_info(path: _PathLike, schema: DatasetSchema) -> ItemTable:

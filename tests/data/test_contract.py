@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuxictr_mm.data import contract
-from fuxictr_mm.data.contract import Split, read_split
+from fuxictr_mm.data.contract import Split, iter_split, read_split
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.schema import Column, DatasetSchema
 from tests.synthetic import write_parquet
@@ -118,12 +118,12 @@ def test_integers_of_any_width(write: Callable[..., Path], kind: pa.DataType) ->
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-@pytest.mark.parametrize("batch_rows", [1, 1000])
+@pytest.mark.parametrize("batch_rows", [1, 2, 1000])
 def test_text_users_are_numbered(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, kind: pa.DataType, batch_rows: int
 ) -> None:
-    monkeypatch.setattr(contract, "BATCH_ROWS", batch_rows)
-    split = read(write(user_id=pa.array(["ann", "bob", "ann"]).cast(kind)))
+    monkeypatch.setattr(contract, "CHUNK_ROWS", batch_rows)
+    split = read(write(user_id=pa.array(["bob", "ann", "bob"]).cast(kind), row_group_size=1))
     assert split.group is not None and split.group.tolist() == [0, 1, 0]
 
 
@@ -133,6 +133,50 @@ def test_a_test_split_may_lack_labels(write: Callable[..., Path]) -> None:
     assert split.label is None and len(split) == 3
     with pytest.raises(DataError, match=r"valid\.parquet: column 'label' is missing; found \['user_id'"):
         read(path)
+
+
+@pytest.mark.parametrize("row_group_size", [1, 2, 1000])
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 1000])
+def test_chunks_are_the_rows_of_the_file(write: Callable[..., Path], row_group_size: int, chunk_rows: int) -> None:
+    """Whatever the row groups are, every chunk but the last is full; what is kept is as in the file."""
+    path = write(row_group_size, user_id=["ann", "bob", "ann"], label=None, note=[[1], None, []])
+    chunks = list(iter_split(path, make_schema(), ITEM_IDS, label=False, keep=("user_id",), chunk_rows=chunk_rows))
+    assert [len(chunk) for chunk, _ in chunks] == {1: [1, 1, 1], 2: [2, 1]}.get(chunk_rows, [3])
+    assert [item for chunk, _ in chunks for item in chunk.item.tolist()] == [3, 1, 2]
+    assert [history for chunk, _ in chunks for history in histories(chunk)] == [[1, 2], [], [5, 4, 3]]
+    assert [user for _, kept in chunks for user in kept["user_id"].to_pylist()] == ["ann", "bob", "ann"]
+    assert all(chunk.label is None and chunk.group is None and set(kept) == {"user_id"} for chunk, kept in chunks)
+
+
+def test_a_chunk_may_have_no_history_at_all(write: Callable[..., Path]) -> None:
+    path = write(item_seq=pa.array([None, [], [0]], pa.list_(pa.int64())))
+    (chunk, _), *more = iter_split(path, make_schema(), ITEM_IDS, label=True)
+    assert not more and histories(chunk) == [[], [], []] and chunk.label is not None
+    with pytest.raises(DataError, match="holds padding"):
+        read(path)
+
+
+def test_rows_are_counted_over_all_chunks(write: Callable[..., Path]) -> None:
+    path = write(item_id=[20, 3, 8], user_id=[1, None, 3])
+    chunks = iter_split(path, make_schema(), ITEM_IDS, label=True, chunk_rows=1, if_unknown="ask for it")
+    next(chunks), next(chunks)
+    with pytest.raises(
+        DataError, match=r"'item_id', row 2 \(counted from 0\): found 8; the item .* such id; ask for it\.$"
+    ):
+        next(chunks)
+    kept = iter_split(path, make_schema(), np.array([*ITEM_IDS, 8]), label=True, keep=["user_id"], chunk_rows=1)
+    next(kept)
+    with pytest.raises(DataError, match=r"column 'user_id', row 1 \(counted from 0\): null"):
+        next(kept)
+    with pytest.raises(DataError, match="column 'ID' is missing"):
+        next(iter_split(path, make_schema(), ITEM_IDS, label=True, keep=["ID"]))
+
+
+def test_items_that_stand_unsorted_behind_the_others_are_found(write: Callable[..., Path]) -> None:
+    """As :meth:`ItemTable.with_items` puts them."""
+    ids = np.array([3, 7, 21, 50, 20])
+    assert histories(read(write(), ids)) == [[1, 2], [], [4, 3, 5]]
+    assert read(write(), ids).item.tolist() == [5, 1, 2]
 
 
 row = st.tuples(st.lists(st.sampled_from([0, 0, 3, 7, 20, 21, 50, None]), max_size=7), st.sampled_from([3, 20, 50]))
@@ -161,7 +205,7 @@ def test_against_a_loop(
         label=[i % 2 for i in range(n)],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contract, "BATCH_ROWS", batch_rows)
+        patch.setattr(contract, "CHUNK_ROWS", batch_rows)
         split = read(path, max_len=max_len)
     assert histories(split) == [[index[i] for i in history if i][-max_len:] for history, _ in rows]
     assert split.item.tolist() == [index[item] for _, item in rows]
@@ -212,7 +256,7 @@ def test_the_sentence_for_bad_values(
     sentence: str,
     batch_rows: int,
 ) -> None:
-    monkeypatch.setattr(contract, "BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(contract, "CHUNK_ROWS", batch_rows)
     path = write(**changes)
     with pytest.raises(DataError) as refused:
         read(path)

@@ -1,5 +1,6 @@
 """Batches against a loop over the rows of the file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,48 @@ def test_order_follows_from_the_seed_and_the_epoch(files: Path) -> None:
     assert len({tuple(epoch) for epoch in epochs(1)}) > 1
     assert all(sorted(epoch) == [1, 2, 3, 4, 5] for epoch in epochs(1))
     assert [int(batch.context["likes_level"]) for batch in loader(files, batch_size=1)] == [1, 2, 3, 4, 5]
+
+
+def context_of(batches: Iterable[MultimodalBatch]) -> list[list[int]]:
+    return [batch.context["likes_level"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_rest_of_an_epoch_is_what_the_whole_epoch_gives(files: Path, shuffle: bool) -> None:
+    whole = loader(files, shuffle=shuffle)
+    epochs = [context_of(whole) for _ in range(4)]
+    assert whole.epoch == 4 and all(len(epoch) == 3 for epoch in epochs)
+    resumed = loader(files, shuffle=shuffle)
+    for epoch in (2, 0, 3):
+        for start in range(4):
+            resumed.epoch = epoch
+            assert context_of(resumed.iterate(start)) == epochs[epoch][start:]
+            assert resumed.epoch == epoch + 1
+    resumed.epoch = 1
+    assert context_of(resumed.iterate(2)) + context_of(resumed) == epochs[1][2:] + epochs[2]
+
+
+def test_the_fingerprint_is_that_of_the_data(files: Path) -> None:
+    train = loader(files)
+    assert len(train.fingerprint) == 32 and int(train.fingerprint, 16) >= 0
+    assert loader(files, batch_size=1, shuffle=True, seed=7).fingerprint == train.fingerprint
+    assert loader(files, max_len=2).fingerprint != train.fingerprint
+    path = files / "train.parquet"
+    rows = pq.read_table(path)
+    moved = [HISTORIES[0][:1], HISTORIES[0][1:], *HISTORIES[2:]]  # the same items in all, another row's
+    changes: dict[str, Any] = {
+        "item_id": [20, 3, 7, 50, 20],
+        "item_seq": moved,
+        "likes_level": [1, 2, 3, 4, 6],
+        "label": [1, 0, 0, 1, 1],
+    }
+    seen = {train.fingerprint}
+    for name, values in changes.items():
+        pq.write_table(rows.set_column(rows.column_names.index(name), name, pa.array(values)), path)
+        seen.add(loader(files).fingerprint)
+    assert len(seen) == 1 + len(changes)
+    pq.write_table(rows.drop_columns(["label"]), files / "test.parquet")
+    assert loader(files, "test").fingerprint not in seen
 
 
 def test_untrimmed_batches_have_max_len(files: Path) -> None:

@@ -323,7 +323,7 @@ def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
     assert later.item_ids.tolist() == [*IDS, *ids] and later.path is None
     for name, values in table.columns.items():
         assert np.array_equal(later.columns[name][: N + 1], values)
-    assert later.columns["item_id"].tolist() == list(range(N + 5))
+    assert later.columns["item_id"][N + 1 :].tolist() == [0, 0, 0, 0]  # cold: no row of an id embedding is theirs
     assert later.index_of(ids).tolist() == [N + 1, N + 2, N + 3, N + 4] and later.index_of(IDS[5]) == 6
     pca = PCA(3, svd_solver="full").fit(TEXT.astype(np.float64))
     norm = np.sqrt((pca.transform(TEXT) ** 2).sum(axis=1).mean())
@@ -332,6 +332,9 @@ def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
     assert np.array_equal(later.columns["likes"][N + 1 :], LIKES[:4])
     saved = later.save(tmp_path / "later.safetensors")
     assert np.array_equal(saved.columns["joint"], later.columns["joint"]) and saved.info["n_items"] == N + 4
+    again = saved.with_items(item_feature=write(tmp_path / "x.parquet", item_rows([0], item_id=[5000])))
+    assert again.columns["item_id"].tolist() == [*range(N + 1), 0, 0, 0, 0, 0]
+    assert again.index_of([5000, *ids]).tolist() == [N + 5, N + 1, N + 2, N + 3, N + 4]
     with pytest.raises(DataError, match=rf"item {IDS[0]} is in the item table already \(60 of 60 new items are\)"):
         later.with_items(item_feature=feature_file)
     narrow = write(tmp_path / "narrow.parquet", item_rows(rows, item_id=ids[rows] + 10**6, txt=text[:, :5].tolist()))
@@ -525,9 +528,31 @@ def test_refuses_a_vocabulary_without_room(tmp_path, feature_file):
         build_item_table(schema, tmp_path, item_feature=feature_file)
     item["vocab_size"] = N + 1
     table = build_item_table(DatasetSchema.from_params({"feature_cols": [item]}), tmp_path, item_feature=feature_file)
-    one_more = write(tmp_path / "one.parquet", {"item_id": [10**9]})
-    with pytest.raises(DataError, match="vocab_size=61 but there are 61 items and a padding id"):
-        table.with_items(item_feature=one_more)
+    # An item that comes later takes no place in the vocabulary.
+    later = table.with_items(item_feature=write(tmp_path / "one.parquet", {"item_id": [10**9]}))
+    assert later.columns["item_id"].tolist() == [*range(N + 1), 0] and later.index_of(10**9) == N + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"item_tags": [[0, 1, 20]]}, r"column 'item_tags', item 777: id 20 is outside 0..19 \(vocab_size=20;"),
+        ({"item_tags": [[0, 1]]}, "column 'item_tags', item 777: list of length 2, expected 3"),
+        ({"likes": [11]}, r"column 'likes', item 777: id 11 is outside 0..10 \(vocab_size=11; 1 such ids"),
+        ({"ready": [[1.0, 2.0]]}, "column 'ready', id 777: vector of length 2, expected 4"),
+        ({"txt": [[1.0, 2.0]]}, "column 'txt', id 777: vector of length 2, expected 8"),
+    ],
+)
+def test_later_items_must_fit_the_models_of_the_table(tmp_path, feature_file, changes, sentence):
+    """What the YAML left to the data is bound by the table: an id beyond would index outside an embedding."""
+    open_columns = [{key: v for key, v in column.items() if key not in ("vocab_size", "max_len")} for column in PLAIN]
+    table = build_item_table(schema_of(*open_columns, vector({"txt": 3})), tmp_path, item_feature=feature_file)
+    assert (table.columns["item_tags"].max(), table.columns["likes"].max()) == (19, 10)
+    fits = write(tmp_path / "fits.parquet", item_rows([0], item_id=[777], item_tags=[[0, 1, 19]], likes=[10]))
+    assert table.with_items(item_feature=fits).columns["item_tags"][-1].tolist() == [0, 1, 19]
+    new = write(tmp_path / "new.parquet", item_rows([0], item_id=[777], **changes))
+    with pytest.raises(DataError, match=sentence):
+        table.with_items(item_feature=new)
 
 
 def test_refuses_files_that_lack_items_or_are_absent(tmp_path, feature_file):
