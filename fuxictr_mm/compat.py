@@ -1,7 +1,8 @@
-"""The only file that knows which FuxiCTR is installed.
+"""The only file that knows which FuxiCTR, and which scikit-learn beside it, is installed.
 
 The wheel 2.3.10 on PyPI has ``RankDataLoader`` as a function that returns the loaders; 2.3.7, 2.3.9 and the 2.3.10 of
-FuxiCTR's repository have a class of that name with ``make_iterator()``.
+FuxiCTR's repository have a class of that name with ``make_iterator()``. 2.3.7 carries no ``model_zoo.LongCTR``. 2.3.7
+and 2.3.9 use ``np.Inf`` and so need numpy 1, for which the last scikit-learn they were made for is 1.4.
 """
 
 import importlib
@@ -9,11 +10,20 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+import fuxictr
 from fuxictr.pytorch.dataloaders import RankDataLoader
 
 from fuxictr_mm.errors import ConfigError
 
-__all__ = ["find_model", "host_loaders", "host_model_names"]
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError:  # before scikit-learn 1.6 every estimator has it as a method
+
+    def validate_data(estimator: Any, X: Any, **checks: Any) -> Any:
+        return estimator._validate_data(X, **checks)
+
+
+__all__ = ["find_model", "host_loaders", "host_model_names", "validate_data"]
 
 
 def host_loaders(feature_map: Any, params: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -36,7 +46,8 @@ def find_model(model_zoo: ModuleType, name: str) -> type:
     if isinstance(model := getattr(host_models, name, None), type):
         return model
     known = sorted({key for key, value in vars(model_zoo).items() if isinstance(value, type)} | set(host_model_names()))
-    raise ConfigError(f"model: {name!r} is not a registered model; found {known}.")
+    without = "" if host_model_names() else f" (fuxictr {fuxictr.__version__} carries no models for these batches)"
+    raise ConfigError(f"model: {name!r} is not a registered model; found {known}{without}.")
 
 
 def host_model_names() -> list[str]:
@@ -47,5 +58,7 @@ def host_model_names() -> list[str]:
 def _host_zoo() -> Any:
     try:
         return importlib.import_module("model_zoo.LongCTR")
-    except ModuleNotFoundError:
-        return ModuleType("model_zoo.LongCTR")  # older wheels carry no models
+    except ModuleNotFoundError as err:
+        if not (err.name or "").startswith("model_zoo"):  # the models are there, what they import is not
+            raise
+        return ModuleType("model_zoo.LongCTR")  # 2.3.7

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.extmath import svd_flip
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
+
+from fuxictr_mm.compat import validate_data
 
 __all__ = ["ModalityPCA"]
 
@@ -287,7 +288,8 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             share = np.cumsum(variance) / total if total > 0 else np.ones(limit)
             kept = min(int(np.searchsorted(share, self.n_components, side="right")) + 1, limit)
             variance, components = variance[:kept], components[:kept]
-        _, components = svd_flip(None, components, u_based_decision=False)
+        largest = np.abs(components).argmax(axis=1)
+        components *= np.sign(components[np.arange(len(components)), largest])[:, None]
         mean = moments.shift + moments.mean
         return _Solution(mean, components, variance, np.asarray(total), np.asarray(n))
 
