@@ -1,5 +1,6 @@
 """Both forms of the host, whichever is installed."""
 
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +66,11 @@ def test_a_registered_model_goes_before_the_hosts(monkeypatch: pytest.MonkeyPatc
     mine.helper = "not a class"
     with pytest.raises(ConfigError, match=r"^model: 'helper' is not a registered model; found \['DIN', 'SIM'\]\.$"):
         find_model(mine, "helper")
+
+
+def test_the_installed_hosts_models_are_found() -> None:
+    carries_models = importlib.util.find_spec("model_zoo.LongCTR") is not None
+    assert ("TransAct" in host_model_names()) == carries_models
 
 
 def test_a_host_without_models_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
