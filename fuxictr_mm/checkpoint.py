@@ -24,8 +24,9 @@ __all__ = ["check_shapes", "load_weights", "read_file", "read_weights", "write_f
 
 def write_file(content: Any, path: str | Path) -> None:
     """``torch.save``, beside ``path`` and then renamed: a crash leaves the old file whole."""
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
+    # An open file: given a path, torch would put its name, which is a temporary one, into the archive.
+    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+        torch.save(content, stream)
 
 
 def write_weights(
@@ -65,14 +66,14 @@ def read_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise DataError(
-            f"{path}: no checkpoint of tensors alone ({str(err).splitlines()[0]}); it is not opened, because "
+            f"{path}: no checkpoint of tensors alone ({str(err).split(chr(10))[0]}); it is not opened, because "
             "unpickling other things can run code. Save a state dict with torch.save(model.state_dict(), ...)."
         ) from err
     except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as err:
         if isinstance(err, DataError):
             raise
         raise DataError(
-            f"{path}: not a whole checkpoint ({path.stat().st_size:,} bytes; {str(err).splitlines()[0][:120]}); use "
+            f"{path}: not a whole checkpoint ({path.stat().st_size:,} bytes; {str(err)[:120].split(chr(10))[0]}); use "
             "another copy."
         ) from err
 
