@@ -36,12 +36,13 @@ if __name__ == "__main__":
 INTERRUPTED_RUN = """
 import sys, time
 from pathlib import Path
+assert "--resume" in sys.argv
 folder = Path(sys.argv[sys.argv.index("--config") + 1])
 (folder / "started").touch()
 try:
     time.sleep(60)
 except KeyboardInterrupt:
-    time.sleep(1)
+    time.sleep(5)
     (folder / "saved").touch()
 """
 
@@ -163,15 +164,17 @@ def test_ctrl_c_waits_for_the_experiments(write: Callable[..., Path], tmp_path: 
         f"import run_param_tuner as t; t.RUN_EXPID = Path({str(script)!r}); t.main()"
     )
     command = [sys.executable, "-c", code, "--config", str(file)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # Not a pipe: reading its end would wait for the experiment by itself.
+    log = tmp_path / "stderr"
+    process = subprocess.Popen(command, stderr=log.open("w"), start_new_session=True)
     started = file.with_suffix("") / "started"
     while not started.exists():
-        assert process.poll() is None, process.stderr
+        assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.wait(timeout=30) == 130
     assert (file.with_suffix("") / "saved").exists()
+    err = log.read_text()
     last = err.strip().splitlines()[-1]
     assert last.startswith("interrupted: the running experiments have saved or ended; continue with: python ")
     assert last.endswith(f"--config {file}")
