@@ -171,10 +171,10 @@ def plot(tuner: Tuner, rows: Sequence[Row], monitor: Any, path: Path) -> None:
 
     done = [(row, row.score, row.result) for row in rows if row.score is not None and row.result is not None]
     keys = tuner.swept
-    columns = 1 if len(keys) <= 2 else 2
-    lines = -(-len(keys) // columns)
-    figure = plt.figure(figsize=(6 + 3.6 * columns if keys else 6, max(4.5, 2.3 * lines)), layout="constrained")
-    parts: Any = figure.subfigures(1, 2, width_ratios=(1, 0.68 * columns)) if keys else [figure]
+    sizes = [len(tuner.space[key]) for key in keys]
+    height = max(4.5, 0.7 * len(keys) + 0.33 * sum(sizes))
+    figure = plt.figure(figsize=(13 if keys else 6, height), layout="constrained")
+    parts: Any = figure.subfigures(1, 2) if keys else [figure]
     axes = parts[0].subplots()
     ranks = range(1, len(done) + 1)
     if all(result.test for _, _, result in done):
@@ -187,28 +187,26 @@ def plot(tuner: Tuner, rows: Sequence[Row], monitor: Any, path: Path) -> None:
     axes.legend(frameon=False)
     axes.set_title(f"{tuner.file.stem}: {len(done)} of {len(rows)} experiments", fontsize=10)
     if keys:
-        panels = parts[1].subplots(lines, columns, sharey=True, squeeze=False).flatten()
+        panels = parts[1].subplots(len(keys), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
         for panel, key in zip(panels, keys):
             _panel(panel, tuner.space[key], [(row.experiment.values[key], score) for row, score, _ in done])
-            panel.set_title(_short_key(key), fontsize=9)
-        for panel in panels[len(keys) :]:
-            panel.axis("off")
-        parts[1].supylabel(f"valid {_short(monitor)}", fontsize=9)
+            panel.set_title(_short_key(key), fontsize=9, loc="left")
+        panels[-1].set_xlabel(f"valid {_short(monitor)} (line: mean)")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)
 
 
 def _panel(axes: Any, values: Sequence[Any], scores: Sequence[tuple[Any, float]]) -> None:
-    for x, value in enumerate(values):
+    for y, value in enumerate(values):
         mine = [score for other, score in scores if _short(other) == _short(value)]
-        axes.plot([x] * len(mine), mine, "o", color="#2f6db0", ms=4, alpha=0.55)
+        axes.plot(mine, [y] * len(mine), "o", color="#2f6db0", ms=4, alpha=0.55)
         if mine:
-            axes.plot([x - 0.2, x + 0.2], [statistics.mean(mine)] * 2, color="#c9772c", lw=2)
-    labels = [_short(value).replace(", ", "\n") for value in values]
-    axes.set_xticks(range(len(values)), labels, fontsize=7)
-    axes.set_xlim(-0.5, len(values) - 0.5)
-    axes.tick_params(axis="y", labelsize=8)
+            axes.plot([statistics.mean(mine)] * 2, [y - 0.3, y + 0.3], color="#c9772c", lw=2)
+    labels = [_short(value).replace(", ", "\n" if isinstance(value, dict) else ", ") for value in values]
+    axes.set_yticks(range(len(values)), labels, fontsize=8)
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def summarize(tuner: Tuner, rows: Sequence[Row], params: Mapping[str, Any]) -> None:

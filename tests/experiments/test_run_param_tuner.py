@@ -20,6 +20,7 @@ from fuxictr_mm.config import REPOSITORY, check_keys, load_dataset, load_experim
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.item_table import ItemTable
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
+from fuxictr_mm.runner import Result
 from fuxictr_mm.sweep import enumerate_experiments, read_tuner
 from tests.synthetic import write_cluster_dataset
 from tests.test_runner import BASE, EXPERIMENTS
@@ -179,6 +180,67 @@ def test_ctrl_c_waits_for_the_experiments(write: Callable[..., Path], tmp_path: 
     assert last.startswith("interrupted: the running experiments have saved or ended; continue with: python ")
     assert last.endswith(f"--config {file}")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "order"),
+    [("AUC", "max", [4, 2, 8, 1]), ("logloss", "min", [2, 4, 8, 1]), ({"AUC": 1, "logloss": -1}, "max", [2, 4, 8, 1])],
+)
+def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
+    tuner: ModuleType,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    monitor: Any,
+    mode: str,
+    order: list[int],
+) -> None:
+    valid = {2: {"AUC": 0.7, "logloss": 0.1}, 4: {"AUC": 0.8, "logloss": 0.3}, 8: {"AUC": 0.6, "logloss": 0.4}}
+
+    def finished(params: dict[str, Any]) -> Result | None:
+        heads = params["num_heads"]
+        if heads not in valid:
+            return None
+        return Result(params["model_id"], "clusters", valid[heads], {}, {}, 12_345, 6.7, tmp_path / "x.model")
+
+    monkeypatch.setattr(tuner, "finished_result", finished)
+    space = {"num_heads": [1, 2, 4, 8], "monitor": [monitor], "monitor_mode": mode, "dnn_hidden_units": [[8, 4]]}
+    file = write(space)
+    tuner.main(["--config", str(file), "--summary"])
+    rows = read_summary(file)
+    assert [int(row["num_heads"]) for row in rows] == order
+    assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
+    assert {row["test AUC"] for row in rows} == {""}
+    text = (tmp_path / "sweep" / "summary.md").read_text()
+    assert f"| - | {rows[3]['expid']} | clusters | 1 | - | - | - | - | - | - | not started |" in text
+    assert "12,345" in text and "3 finished, 1 not started" in text
+
+
+@pytest.mark.parametrize("ended", [0, 1])
+def test_a_summary_of_nothing_swept_or_nothing_finished(
+    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int
+) -> None:
+    result = Result("din", "clusters", {"AUC": 0.7, "logloss": 0.3, "gAUC": 0.6}, {}, {}, 1, 1.0, tmp_path / "x.model")
+    monkeypatch.setattr(tuner, "finished_result", lambda params: result if ended else None)
+    file = write({"num_heads": 2})
+    tuner.main(["--config", str(file), "--summary"])
+    assert len(read_summary(file)) == 1
+    assert (tmp_path / "sweep" / "summary.png").exists() == bool(ended)
+
+
+def test_without_matplotlib_nothing_starts(
+    tuner: ModuleType,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tuner, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        tuner.main(["--config", str(write({"use_se": [True, False]}))])
+    assert ended.value.code == 2
+    assert "pip install 'fuxictr_mm[plot]'" in capfd.readouterr().err
+    assert not (tmp_path / "sweep").exists()
 
 
 REFUSED: dict[str, tuple[Any, list[str], str]] = {
