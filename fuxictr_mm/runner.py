@@ -172,10 +172,10 @@ def restore_experiment(params: dict[str, Any], weights: str | Path | None = None
                 f"run_expid.py --expid {params['model_id']}, or give --weights FILE."
             )
         for key in {**trained, **run_identity(params)}:
-            if str(trained.get(key)) != str(params.get(key)):
+            before, now = (str(source.get(key, "its default")) for source in (trained, params))
+            if before != now:
                 logging.warning(
-                    f"{checkpoint.name} was trained with {key} = {trained.get(key)}; the YAML now says "
-                    f"{params.get(key)}, which is not used."
+                    f"{checkpoint.name} was trained with {key} = {before}; the YAML now says {now}, which is not used."
                 )
         params = {**trained, **{key: params[key] for key in MACHINE_KEYS if key in params}}
         model_class = _model_class(params)
