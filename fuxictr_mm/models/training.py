@@ -4,6 +4,8 @@ FuxiCTR keeps the best weights alone. Beside them, ``<expid>.state`` holds all t
 from the base of our models because nothing here knows about items or histories.
 """
 
+import hashlib
+import json
 import logging
 import math
 import signal
@@ -121,6 +123,8 @@ class ResumableModel(BaseModel):
         self._checkpoint_steps = checkpoint_steps
         self._first_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._identity = run_identity({**kwargs, "epochs": epochs, "max_gradient_norm": max_gradient_norm})
+        features = json.dumps(self.feature_map.features, sort_keys=True, default=str)  # they name the item table, too
+        self._identity["digest of features"] = hashlib.blake2b(features.encode(), digest_size=8).hexdigest()
         self._identity["training data"] = str(getattr(data_generator, "fingerprint", len(data_generator)))
         self._loader = data_generator
         self._signal: int | None = None

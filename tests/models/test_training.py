@@ -262,6 +262,13 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         run.go(resume=True)
 
 
+def test_another_item_table_is_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    run.model.feature_map.features["item_emb"]["item_table"] = "item_table-2.safetensors"
+    with pytest.raises(ConfigError, match="that training began with digest of features = "):
+        run.go(resume=True)
+
+
 def test_a_truncated_state_is_refused(tmp_path: Path) -> None:
     run = killed(tmp_path)
     run.state.write_bytes(run.state.read_bytes()[:-100])
