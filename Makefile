@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo check clean
+.PHONY: demo check hosts clean
 
 demo: .venv/run
 	$(BIN)/python experiments/run_expid.py --expid Transformer_DCNv2_MMCTR
@@ -22,5 +22,9 @@ check: .venv/dev
 	$(BIN)/python -m pip install -q -r .ci/requirements.lock -e .[dev]
 	touch $@
 
+# Suite and main job on every supported fuxictr; environments of its own.
+hosts:
+	tests/hosts.sh --main-job
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-hosts build *.egg-info .pytest_cache .mypy_cache .ruff_cache
