@@ -57,7 +57,7 @@ ROW = re.compile(
 
 def sweep(folder: Path, data: Path, workers: int) -> dict[str, Any]:
     """One sweep from nothing in ``folder``; returns what was found afterwards, and ``metrics`` per experiment id."""
-    dataset = {**load_dataset("MMCTR_demo"), "data_root": "data"}
+    dataset = {**load_dataset("MMCTR_demo"), "dataset_id": "small", "data_root": "data"}
     for key in ("train_data", "valid_data", "test_data", "item_info", "item_feature"):
         dataset[key] = str(data / Path(dataset[key]).name)
     tuner = {"base_config": ".", "base_expid": "small", "tuner_space": SPACE}
@@ -71,6 +71,8 @@ def sweep(folder: Path, data: Path, workers: int) -> dict[str, Any]:
     with open(folder / "output.log", "w") as log:
         ended = subprocess.run([*command, "--gpu", *["-1"] * workers], stdout=log, stderr=subprocess.STDOUT)
     seconds = time.perf_counter() - started
+    if ended.returncode:
+        print((folder / "output.log").read_text(encoding="utf-8")[-4000:])
 
     rows = CSV.read_text(encoding="utf-8").splitlines() if CSV.is_file() else []
     CSV.unlink(missing_ok=True)
@@ -122,14 +124,13 @@ def expected(found: dict[str, Any], first: dict[str, Any]) -> bool:
     )
 
 
-def markdown(sweeps: list[dict[str, Any]], workers: int) -> str:
+def markdown(sweeps: list[dict[str, Any]], workers: int, commit: str) -> str:
     header = [name for name in sweeps[0] if name != "metrics"]
     lines = ["| sweep | " + " | ".join(header) + " | metrics as in the first |", "|" + " --- |" * (len(header) + 2)]
     for number, found in enumerate(sweeps, start=1):
         same = sum(found["metrics"].get(expid) == value for expid, value in sweeps[0]["metrics"].items())
         cells = [number, *(found[name] for name in header), f"{same} of {EXPERIMENTS}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     verdict = "all as expected" if all(expected(found, sweeps[0]) for found in sweeps) else "NOT as expected"
     lines += [
         "",
@@ -156,6 +157,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
+    # Before the sweeps: later commits are not what has run.
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory(prefix="parallel_sweeps.") as name:
         folder = Path(name)
         generate_demo(folder / "data", SETTINGS)
@@ -163,7 +166,7 @@ def main() -> None:
         for number in range(1, args.repeats + 1):
             sweeps.append(sweep(folder / f"sweep{number}", folder / "data", args.workers))
             print({key: value for key, value in sweeps[-1].items() if key != "metrics"}, flush=True)
-    text = markdown(sweeps, args.workers)
+    text = markdown(sweeps, args.workers, commit)
     print("\n" + text)
     with atomic_write(args.out / "parallel_sweeps.md") as path:
         path.write_text(text, encoding="utf-8")

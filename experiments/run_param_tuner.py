@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
     failed = [row.experiment for row in rows if row.result is None and row.experiment in chosen]
     if failed and not args.summary:
         for experiment in failed:
-            print(f"error: {experiment.expid} has no result; see {_log(experiment)}", file=sys.stderr)
+            print(f"error: {experiment.expid} has no result; see above and {_log(experiment)}", file=sys.stderr)
         sys.exit(1)
 
 

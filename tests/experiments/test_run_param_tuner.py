@@ -149,7 +149,7 @@ def test_an_experiment_that_fails_is_named_at_the_end(
     assert (failed["num_heads"], failed["state"], failed["rank"]) == ("3", "unfinished", "")
     log = tmp_path / "checkpoints" / "clusters" / f"{failed['expid']}.log"
     out, err = capfd.readouterr()
-    assert err.splitlines()[-1] == f"error: {failed['expid']} has no result; see {log}"
+    assert err.splitlines()[-1] == f"error: {failed['expid']} has no result; see above and {log}"
     assert log.is_file()
     assert "1 finished, 1 unfinished" in out
     assert "num_heads=3 must divide attention_dim=10" in err  # what the experiment itself has said
