@@ -1,4 +1,4 @@
-"""Scores for a file of any length: read, gathered, scored and written chunk by chunk.
+"""Scores for a file of any length: checked first, then read, gathered, scored and written chunk by chunk.
 
 Apart from the runner because it needs no experiment, only a model and the feature map that it was trained with.
 """
@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,7 +96,7 @@ def predict_file(
         max_len, trim, item_col, history_col: as in training.
         new_items: files of items that the table lacks, as arguments of
             :meth:`~fuxictr_mm.features.item_table.ItemTable.with_items`; they are scored as cold items.
-        metrics: metrics to compute; the file then needs a label (and a group, if the feature map names one), and one
+        metrics: metrics to compute; the file then needs a label (and a group, if one of them groups by it), and one
             score, label and group per row are kept in memory.
 
     Raises:
@@ -118,7 +119,8 @@ def predict_file(
     if new_items:
         table = table.with_items(**new_items)
     gatherer = BatchGatherer(table, schema, trim=trim)
-    chunks = iter_split(
+    read = partial(
+        iter_split,
         data_path,
         schema,
         table.item_ids,
@@ -127,15 +129,19 @@ def predict_file(
         chunk_rows=max(CHUNK_ROWS // batch_size, 1) * batch_size,
         if_unknown="describe new items with --item_feature FILE (and --item_info FILE)",
     )
+    # All rows are checked before the first is scored: reading them twice costs little beside a forward pass.
+    with _bar(file, f"{data_path.name}, check") as bar:
+        for chunk, _ in read():
+            bar.update(len(chunk))
     rows = rows_without_history = 0
     seen: dict[str, list[Any]] = {"score": [], "label": [], "group": []}  # filled for metrics only
     model.eval()
     with (
         atomic_write(out) as temporary,
         _writer(temporary, out.suffix, written) as write,
-        tqdm(total=file.metadata.num_rows, desc=data_path.name, unit=" rows", disable=None) as bar,
+        _bar(file, data_path.name) as bar,
     ):
-        for chunk, kept in chunks:
+        for chunk, kept in read():
             scores = np.concatenate(list(_score(model, gatherer, chunk, batch_size, bar)))
             bad = ~np.isfinite(scores)
             if bad.any():
@@ -153,6 +159,10 @@ def predict_file(
                 seen["group"] += [kept[name] for name in kept if name == schema.group_id]
     values = _evaluate(seen, metrics) if metrics else {}
     return Prediction(out, rows, rows_without_history, time.perf_counter() - started, values)
+
+
+def _bar(file: pq.ParquetFile, name: str) -> Any:
+    return tqdm(total=file.metadata.num_rows, desc=name, unit=" rows", disable=None)
 
 
 def _score(model: Any, gatherer: BatchGatherer, chunk: Split, batch_size: int, bar: Any) -> Iterator[np.ndarray]:

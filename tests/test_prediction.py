@@ -279,8 +279,7 @@ def test_unknown_items_are_named_and_nothing_is_written(
     assert setup.predict(path, batch_size=10, new_items={"item_info": setup.items([900], like=[8])}).rows == 150
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "zip"])
-def test_damage_half_way_leaves_the_old_output(setup: Setup, suffix: str) -> None:
+def test_damage_half_way_is_found_before_anything_is_scored(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     table = with_column(setup.rows().drop_columns(["label"]), "ID", list(range(150)))
     path = setup.write(table, row_group_size=50)
     column = pq.ParquetFile(path).metadata.row_group(2).column(1)  # item_seq
@@ -288,20 +287,25 @@ def test_damage_half_way_leaves_the_old_output(setup: Setup, suffix: str) -> Non
     start = column.dictionary_page_offset or column.data_page_offset
     content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
-    out = setup.folder / f"old.{suffix}"
+    out = setup.folder / "old.parquet"
     out.write_text("yesterday's")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="damaged inside, cannot be decoded"):
-        patch.setattr("fuxictr_mm.prediction.CHUNK_ROWS", 50)
-        setup.predict(path, out.name, batch_size=50)
-    assert out.read_text() == "yesterday's"
-    assert not list(setup.folder.glob("*.tmp")) and not list(setup.folder.glob(".*"))
+    monkeypatch.setattr("fuxictr_mm.prediction.CHUNK_ROWS", 50)
+    net = setup.model()
+    net.forward = lambda batch: pytest.fail("scored a row")
+    with pytest.raises(DataError, match="damaged inside, cannot be decoded"):
+        setup.predict(path, out.name, model=net, batch_size=50)
+    assert out.read_text() == "yesterday's" and not list(setup.folder.glob(".*"))
 
 
-def test_a_score_that_is_no_number_is_refused(setup: Setup) -> None:
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "zip"])
+def test_a_score_that_is_no_number_is_refused(setup: Setup, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only scoring shows it, so some rows are written already; the old output stays."""
+    monkeypatch.setattr("fuxictr_mm.prediction.CHUNK_ROWS", 1)
     net = setup.model()
     with torch.no_grad():
         net.embedding_layer.embedding_layer.embedding_layers["likes_level"].weight[3] = float("nan")
     row = setup.rows()["likes_level"].to_pylist().index(3)
+    assert row > 0
     with pytest.raises(
         DataError, match=rf"test\.parquet: row {row} \(counted from 0\) has the score nan; a finite one"
     ):
