@@ -81,8 +81,11 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor) -> torch.Tensor:
         """(B, D), (B, L, D), (B, L) bool -> (B, out_dim). L >= 1; padding rows of the history must be zero."""
+        # A compiled or exported graph cannot follow the lengths of one batch.
+        if torch.compiler.is_compiling() or target_BD.device.type != "cpu":
+            return self.encode(target_BD, history_BLD, is_real_BL)
         # With the published mask padding takes part, so its amount must not change.
-        if target_BD.device.type != "cpu" or not self.ignores_padding or len(target_BD) <= CPU_ROWS:
+        if not self.ignores_padding or len(target_BD) <= CPU_ROWS:
             return self.encode(target_BD, history_BLD, is_real_BL)
         length = is_real_BL.shape[1]
         first_real_B = is_real_BL.int().argmax(dim=1)
@@ -100,12 +103,16 @@ class HistoryEncoder(nn.Module):
         ignored_BL = self.ignored_positions(is_real_BL)
         if self.transformer_encoder is not None:
             tokens_BLT = self.transformer_encoder(tokens_BLT, src_key_padding_mask=ignored_BL)
-        ignored_BL1 = ignored_BL.unsqueeze(-1)
-        latest_BKT = tokens_BLT.masked_fill(ignored_BL1, 0.0)[:, -self.first_k_cols :] if self.first_k_cols else None
-        parts = [] if latest_BKT is None else [self._widen(latest_BKT).flatten(start_dim=1)]
+        parts = []
+        if k := self.first_k_cols:
+            # Padded first and cut then, so that nothing depends on L: a shorter history gets its absent, oldest slots
+            # as zeros, and one exported graph serves every length.
+            latest_BKT = nn.functional.pad(tokens_BLT, (0, 0, k, 0))[:, -k:]
+            absent_BK = nn.functional.pad(ignored_BL, (k, 0), value=True)[:, -k:]
+            parts.append(latest_BKT.masked_fill(absent_BK.unsqueeze(-1), 0.0).flatten(start_dim=1))
         if self.concat_max_pool:
             # -1e9 as in the host's TransAct: finite, so a maximum over it never turns into NaN.
-            parts.append(self.out_linear(tokens_BLT.masked_fill(ignored_BL1, -1e9).amax(dim=1)))
+            parts.append(self.out_linear(tokens_BLT.masked_fill(ignored_BL.unsqueeze(-1), -1e9).amax(dim=1)))
         return torch.cat(parts, dim=-1)
 
     def tokens(self, target_BD: torch.Tensor, history_BLD: torch.Tensor) -> torch.Tensor:
@@ -130,11 +137,6 @@ class HistoryEncoder(nn.Module):
         keeps_one_B1 = ~ignored_BL.all(dim=1, keepdim=True)
         last_L = torch.arange(ignored_BL.shape[1], device=ignored_BL.device) == ignored_BL.shape[1] - 1
         return ignored_BL & (keeps_one_B1 | ~last_L)
-
-    def _widen(self, latest_BKT: torch.Tensor) -> torch.Tensor:
-        """A batch shorter than ``first_k_cols`` gets its absent, oldest slots as zeros."""
-        missing = self.first_k_cols - latest_BKT.shape[1]
-        return nn.functional.pad(latest_BKT, (0, 0, missing, 0)) if missing > 0 else latest_BKT
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
