@@ -7,6 +7,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"]
+
 setup(
     name="fuxictr_mm",
     version="0.1.0",
@@ -34,7 +36,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "onnx": ONNX,
         "plot": ["matplotlib>=3.8"],
-        "dev": ["hypothesis>=6.100", "matplotlib>=3.8", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+        "dev": [*ONNX, "hypothesis>=6.100", "matplotlib>=3.8", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
     },
 )
