@@ -42,9 +42,16 @@ def write_weights(
     if Path(path).suffix != ".safetensors":
         write_file(weights, path)
         return
+    apart: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in weights.items():
+        # Columns that share an embedding hold one tensor under several names, which safetensors refuses.
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if storage in storages else tensor.contiguous()
+        storages.add(storage)
     with atomic_write(path) as temporary:
         mode = temporary.stat().st_mode
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary, metadata)
+        save_file(apart, temporary, metadata)
         temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner can read
 
 

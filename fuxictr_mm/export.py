@@ -104,14 +104,7 @@ def export_safetensors(model: nn.Module, path: str | Path, about: Mapping[str, s
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: weights are exported as .safetensors; give the file that suffix.")
-    weights: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in model.state_dict().items():
-        # Columns that share an embedding hold one tensor under several names, which the format does not know.
-        storage = tensor.untyped_storage().data_ptr()
-        weights[name] = tensor.clone() if storage in storages else tensor
-        storages.add(storage)
-    write_weights(weights, path, {"format": "pt", **_provenance(model), **(about or {})})
+    write_weights(model.state_dict(), path, {"format": "pt", **_provenance(model), **(about or {})})
 
 
 def export_onnx(

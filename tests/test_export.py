@@ -51,6 +51,8 @@ SHAPES = {
 def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     variant, switches = MODELS[name]
     feature_map = tiny_feature_map(folder, second_vector=name == "transformer")
+    if name == "bare":
+        del feature_map.features["likes_level"], feature_map.features["views_level"]
     model = build(variant, folder, feature_map=feature_map, **switches)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):

@@ -115,7 +115,8 @@ class MultimodalRankModel(ResumableModel):
     def embed_context(self, batch: MultimodalBatch) -> torch.Tensor:
         """Return the context fields side by side, (B, C); C may be 0."""
         if not self.context_field_dims:
-            return torch.zeros(len(batch.item_index), 0, device=self.device)
+            # shape[0] and not len(): an exported graph has to follow it.
+            return torch.zeros(batch.item_index.shape[0], 0, device=self.device)
         return self._embed(batch.context, self.context_field_dims, "context")
 
     def embed_items(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
