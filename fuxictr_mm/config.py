@@ -6,6 +6,7 @@ signature of something that will read it.
 
 import difflib
 import inspect
+import logging
 import os
 import re
 import signal
@@ -22,7 +23,9 @@ from fuxictr.utils import load_dataset_config, load_model_config
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
 
-__all__ = ["REPOSITORY", "check_keys", "load_dataset", "load_experiment", "user_errors"]
+__all__ = [
+    "REPOSITORY", "absolute_paths", "check_keys", "load_dataset", "load_experiment", "nearest", "user_errors",
+]  # fmt: skip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -62,6 +65,8 @@ def user_errors(command_to_resume: str | None = None) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as err:
+        if logging.root.handlers:  # a sweep's user looks into the log of the run
+            logging.error(err)
         print(f"error: {err}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as err:
@@ -90,8 +95,8 @@ def load_experiment(expid: str, config_dir: str | Path | None = None, dataset_id
         directories = [_existing_directory(config_dir)]
     known = {key: directory for directory in directories for key in _experiment_ids(directory)}
     if expid not in known:
-        raise ConfigError(f"--expid {expid}: no such experiment in {_places(directories)}; {_nearest(expid, known)}.")
-    params = _absolute_paths(load_model_config(str(known[expid]), expid), config_dir)
+        raise ConfigError(f"--expid {expid}: no such experiment in {_places(directories)}; {nearest(expid, known)}.")
+    params = absolute_paths(load_model_config(str(known[expid]), expid), config_dir)
     params.update(load_dataset(dataset_id or params["dataset_id"], config_dir))
     return params
 
@@ -108,9 +113,9 @@ def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[
         directory, known = REPOSITORY, _dataset_ids(REPOSITORY)
     if dataset_id not in known:
         raise ConfigError(
-            f"dataset_id {dataset_id}: not described in {_places([directory])}; {_nearest(dataset_id, known)}."
+            f"dataset_id {dataset_id}: not described in {_places([directory])}; {nearest(dataset_id, known)}."
         )
-    return _absolute_paths(load_dataset_config(str(directory), dataset_id), config_dir)
+    return absolute_paths(load_dataset_config(str(directory), dataset_id), config_dir)
 
 
 def check_keys(params: Mapping[str, Any], model: Any) -> None:
@@ -135,7 +140,7 @@ def check_keys(params: Mapping[str, Any], model: Any) -> None:
         if key not in valid:
             raise ConfigError(
                 f"key {key!r} of experiment {params.get('model_id')} is not read by {model.__name__}, "
-                f"FuxiCTR or the loader; {_nearest(key, valid)}."
+                f"FuxiCTR or the loader; {nearest(key, valid)}."
             )
         is_number = isinstance(defaults.get(key), int | float) or key == "learning_rate"
         if is_number and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
@@ -151,14 +156,14 @@ def _check_columns(params: Mapping[str, Any]) -> None:
             if key not in COLUMN_KEYS:
                 raise ConfigError(
                     f"feature_cols: key {key!r} of column {column.get('name')!r} is not known; "
-                    f"{_nearest(key, COLUMN_KEYS)}."
+                    f"{nearest(key, COLUMN_KEYS)}."
                 )
         if "name" not in column:
             raise ConfigError(f"feature_cols: a column without 'name': {column}.")
         names += column["name"] if isinstance(column["name"], list) else [column["name"]]
     for name in params.get("use_features") or ():
         if name not in names:
-            raise ConfigError(f"use_features: {name!r} is no column of feature_cols; {_nearest(name, names)}.")
+            raise ConfigError(f"use_features: {name!r} is no column of feature_cols; {nearest(name, names)}.")
 
 
 def _check_metrics(params: Mapping[str, Any]) -> None:
@@ -167,7 +172,7 @@ def _check_metrics(params: Mapping[str, Any]) -> None:
         base = metric.split("(")[0]
         if base not in ("AUC", "logloss", "binary_crossentropy", *GROUP_METRICS):
             known = ("AUC", "logloss", *GROUP_METRICS)
-            raise ConfigError(f"metrics: {metric!r} is not known; {_nearest(metric, known)}.")
+            raise ConfigError(f"metrics: {metric!r} is not known; {nearest(metric, known)}.")
         if base in GROUP_METRICS and not params.get("group_id"):
             raise ConfigError(f"metrics: {metric} needs the dataset key 'group_id', e.g. group_id: user_id.")
     monitor = params.get("monitor", "AUC")
@@ -211,12 +216,13 @@ def _places(directories: list[Path]) -> str:
     return ", ".join(str(directory) for directory in directories) or str(REPOSITORY)
 
 
-def _nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Any) -> str:
+    """The end of a refusal: known names that are like ``name``, or else all of them."""
     close = difflib.get_close_matches(name, [str(key) for key in known], n=3, cutoff=0.5)
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(map(str, known)))}"
 
 
-def _absolute_paths(params: dict[str, Any], config_dir: str | Path | None) -> dict[str, Any]:
+def absolute_paths(params: dict[str, Any], config_dir: str | Path | None) -> dict[str, Any]:
     """Relative paths start at the repository, or at the config directory if that lies outside it."""
     base = REPOSITORY
     if config_dir is not None and not Path(config_dir).resolve().is_relative_to(REPOSITORY):

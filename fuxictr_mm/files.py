@@ -7,8 +7,10 @@ import glob
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,7 +55,19 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """Return a 16-digit hexadecimal digest of the file's bytes (not of its name or date)."""
+    """Return a 16-digit hexadecimal digest of the file's bytes (not of its name or date).
+
+    A process reads a file once for it, as long as its size and time of change stay.
+    """
+    status = os.stat(path)
+    identity = (os.path.abspath(path), status.st_size, status.st_mtime_ns)
+    # Clocks of file systems tick in milliseconds: a file of just now may change once more in the same tick.
+    is_settled = time.time_ns() - status.st_mtime_ns > 2_000_000_000
+    return _digest(*identity) if is_settled else _digest.__wrapped__(*identity)
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: str, _size: int, _changed: int) -> str:
     digest = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as stream:
         while block := stream.read(1 << 22):

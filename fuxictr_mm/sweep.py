@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from fuxictr_mm.config import DATASET_KEYS, REPOSITORY, _absolute_paths, _nearest
+from fuxictr_mm.config import DATASET_KEYS, REPOSITORY, absolute_paths, nearest
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
 
@@ -102,7 +102,7 @@ def read_tuner(path: str | Path) -> Tuner:
         raise ConfigError(f"{file}: a mapping with the keys {', '.join(TUNER_KEYS)} is expected.")
     for key in content:
         if key not in TUNER_KEYS:
-            raise ConfigError(f"{file}: key {key!r} is not read; {_nearest(str(key), TUNER_KEYS)}.")
+            raise ConfigError(f"{file}: key {key!r} is not read; {nearest(str(key), TUNER_KEYS)}.")
     for key in ("base_expid", "tuner_space"):
         if not content.get(key):
             raise ConfigError(f"{file}: key {key!r} is missing or empty; a tuner file needs it.")
@@ -172,7 +172,7 @@ def enumerate_experiments(tuner: Tuner, params: Mapping[str, Any], dataset: Mapp
             if expid in experiments:
                 raise ConfigError(f"{tuner.file}: two combinations have the id {expid}; change a value of one.")
             values = {key: {**dataset_values, **model_values}[key] for key in tuner.space}
-            parameters = {**named, **_absolute_paths(model_values, tuner.file.parent)}
+            parameters = {**named, **absolute_paths(model_values, tuner.file.parent)}
             experiments[expid] = Experiment(expid, values, parameters, variants[variant_id])
     return list(experiments.values())
 
@@ -232,7 +232,7 @@ def _column_key(tuner: Tuner, key: str, dataset: Mapping[str, Any]) -> tuple[int
     if not name or not part:
         raise ConfigError(f"{tuner.file}: tuner_space: {key!r} must be {COLUMN}<column>.<key>; columns: {names}.")
     if name not in names:
-        raise ConfigError(f"{tuner.file}: tuner_space: {key!r}: no column {name!r}; {_nearest(name, names)}.")
+        raise ConfigError(f"{tuner.file}: tuner_space: {key!r}: no column {name!r}; {nearest(name, names)}.")
     return names.index(name), part
 
 
@@ -256,7 +256,7 @@ def _check_lists(tuner: Tuner, key: str, base: Any) -> None:
 def _variant(tuner: Tuner, dataset: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     parts = [key for key in values if key.startswith(COLUMN)]
     plain = {key: value for key, value in values.items() if key not in parts}
-    variant = {**dataset, **_absolute_paths(plain, tuner.file.parent)}
+    variant = {**dataset, **absolute_paths(plain, tuner.file.parent)}
     if parts:
         variant["feature_cols"] = _columns(variant)
     for key in parts:

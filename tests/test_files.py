@@ -1,6 +1,9 @@
 """Nothing half-written survives, nothing half-read is believed."""
 
+import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
+from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet, remove_leftovers
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -55,3 +58,25 @@ def test_open_parquet_refuses_by_name(tmp_path: Path) -> None:
     text.write_text("item_id,label\n")
     with pytest.raises(DataError, match=r"text.parquet: not a whole parquet file"):
         open_parquet(text)
+
+
+def test_a_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"one")
+    first = file_fingerprint(file)
+    assert file_fingerprint(file) == first
+    file.write_bytes(b"two")
+    assert file_fingerprint(file) != first
+    (tmp_path / "b").write_bytes(b"one")
+    assert file_fingerprint(tmp_path / "b") == first
+    for age in (10, 20):  # old enough to be remembered
+        file.write_bytes(b"%d" % age)
+        os.utime(file, (time.time() - age, time.time() - age))
+        assert file_fingerprint(file) == file_fingerprint(file) == file_fingerprint(shutil.copy(file, tmp_path / "c"))
+
+
+def test_leftovers_of_one_file_are_removed(tmp_path: Path) -> None:
+    for name in (".x[1].model.ab.tmp", ".x[1].model2.ab.tmp", "x[1].model", ".y.model.ab.tmp"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "x[1].model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x[1].model2.ab.tmp", ".y.model.ab.tmp", "x[1].model"]

@@ -313,8 +313,8 @@ class ResumableModel(BaseModel):
             before, now = state["identity"].get(key), self._identity.get(key)
             if before != now:
                 raise ConfigError(
-                    f"{path}: that training began with {key} = {before}, now it is {now}; restore {key}, or start anew "
-                    "without resume."
+                    f"{path}: that training began with {key} = {before}, now it is {now}; restore {key}, or "
+                    "delete that file to start anew."
                 )
         self.train_seconds = state["seconds"]
         if state.get("finished"):
