@@ -8,8 +8,6 @@ status 1 if anything is torn, missing, left over, or different from the first ti
 import argparse
 import csv
 import json
-import os
-import platform
 import re
 import shlex
 import subprocess
@@ -19,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from fuxictr_mm.config import load_dataset
@@ -27,6 +24,7 @@ from fuxictr_mm.data.demo import DemoSettings, generate_demo
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.item_table import ItemTable
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.provenance import current_commit, machine
 
 HERE = Path(__file__).resolve().parent
 CSV = HERE / "parallel_sweeps.csv"  # run_expid.py names it after the tuner file
@@ -135,8 +133,7 @@ def markdown(sweeps: list[dict[str, Any]], workers: int, commit: str) -> str:
     lines += [
         "",
         f"{EXPERIMENTS} experiments, {VARIANTS} item tables, {workers} workers, {len(sweeps)} times anew: {verdict}.",
-        f"Command: `python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; commit {commit.strip()}; "
-        f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}.",
+        f"Command: `python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; commit {commit}; {machine()}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -158,7 +155,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     # Before the sweeps: later commits are not what has run.
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
+    commit = current_commit()
     with tempfile.TemporaryDirectory(prefix="parallel_sweeps.") as name:
         folder = Path(name)
         generate_demo(folder / "data", SETTINGS)

@@ -7,20 +7,18 @@ goes on where it stopped.
 
 import argparse
 import csv
-import platform
 import shlex
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from fuxictr_mm.config import user_errors
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.provenance import machine
 from fuxictr_mm.runner import Result, resolve_experiment, run_experiment
 
 HERE = Path(__file__).resolve().parent
@@ -78,17 +76,7 @@ def _std(values: list[float]) -> str:
     return f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
 
 
-def current_commit() -> str:
-    try:
-        ended = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return ended.stdout.strip()
-
-
-def markdown(rows: list[dict[str, Any]], seeds: list[int], commit: str) -> str:
+def markdown(rows: list[dict[str, Any]], seeds: list[int], commits: list[str]) -> str:
     """The table with what is needed to run it again."""
     header = list(rows[0])
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -96,8 +84,7 @@ def markdown(rows: list[dict[str, Any]], seeds: list[int], commit: str) -> str:
     lines += [
         "",
         f"Command: `python run_seeds.py {shlex.join(sys.argv[1:])}`",
-        f"Seeds {seeds}; commit {commit}; torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{platform.machine()}, Python {platform.python_version()}.",
+        f"Seeds {seeds}; commit {', '.join(commits)}; {machine()}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -146,10 +133,10 @@ def main() -> None:
     parser.add_argument("--dataset", default=None)
     parser.add_argument("--gpu", type=int, default=-1)
     args = parser.parse_args()
-    commit = current_commit()  # before the runs: later commits are not what has run
     with user_errors(f"python {shlex.join(sys.argv)}"):
         results = run(args.expid, args.seeds, args.config, args.dataset, args.gpu)
-        table = markdown(summary(results), args.seeds, commit)
+        commits = sorted({result.commit for runs in results.values() for result in runs})
+        table = markdown(summary(results), args.seeds, commits)
         with atomic_write(args.out / f"{args.name}.md") as path:
             path.write_text(table, encoding="utf-8")
         write_csv(results, args.seeds, args.out / f"{args.name}.csv")

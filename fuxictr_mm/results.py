@@ -34,6 +34,7 @@ class Result:
         parameters: number of trained parameters.
         seconds: wall-clock time of training alone.
         checkpoint: file of the best weights.
+        commit: of this package's repository, when the run (or its last part) began.
     """
 
     expid: str
@@ -44,6 +45,7 @@ class Result:
     parameters: int
     seconds: float
     checkpoint: Path
+    commit: str
 
     @property
     def file(self) -> Path:

@@ -24,6 +24,7 @@ from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
+from fuxictr_mm.provenance import current_commit
 from fuxictr_mm.registration import register
 from fuxictr_mm.results import (
     Result,
@@ -95,7 +96,7 @@ def run_experiment(
         if csv_file is not None:
             append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
         return result
-    fingerprint = run_fingerprint(params)
+    fingerprint, commit = run_fingerprint(params), current_commit()
     _log_to_file(params, resume)
     logging.info("Params: " + print_to_json(params))
     if params["gpu"] >= 0 and not torch.cuda.is_available():
@@ -138,6 +139,7 @@ def run_experiment(
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=seconds,
         checkpoint=Path(model.checkpoint),
+        commit=commit,
     )
     finish(result, fingerprint)
     if csv_file is not None:

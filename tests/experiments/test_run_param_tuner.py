@@ -201,7 +201,7 @@ def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
         heads = params["num_heads"]
         if heads not in valid:
             return None
-        return Result(params["model_id"], "clusters", valid[heads], {}, {}, 12_345, 6.7, tmp_path / "x.model")
+        return Result(params["model_id"], "clusters", valid[heads], {}, {}, 12_345, 6.7, tmp_path / "x.model", "c0ffee")
 
     monkeypatch.setattr(tuner, "finished_result", finished)
     space = {"num_heads": [1, 2, 4, 8], "monitor": [monitor], "monitor_mode": mode, "dnn_hidden_units": [[8, 4]]}
@@ -220,7 +220,9 @@ def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
 def test_a_summary_of_nothing_swept_or_nothing_finished(
     tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:
-    result = Result("din", "clusters", {"AUC": 0.7, "logloss": 0.3, "gAUC": 0.6}, {}, {}, 1, 1.0, tmp_path / "x.model")
+    result = Result(
+        "din", "clusters", {"AUC": 0.7, "logloss": 0.3, "gAUC": 0.6}, {}, {}, 1, 1.0, tmp_path / "x.model", "c0ffee"
+    )
     monkeypatch.setattr(tuner, "finished_result", lambda params: result if ended else None)
     file = write({"num_heads": 2})
     tuner.main(["--config", str(file), "--summary"])
