@@ -17,7 +17,7 @@ from typing import Any
 from fuxictr.utils import print_to_list
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint
+from fuxictr_mm.files import atomic_write, file_fingerprint, remove_leftovers
 from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
 
 __all__ = ["Result", "append_csv", "begin", "checkpoint_file", "finish", "finished_result", "saved_params"]
@@ -75,10 +75,13 @@ def begin(params: Mapping[str, Any], feature_map_file: str | Path) -> None:
     checkpoint = checkpoint_file(params)
     for path in (checkpoint, state_file(checkpoint), checkpoint.with_suffix(".result.json")):
         path.unlink(missing_ok=True)
-    with atomic_write(checkpoint.with_suffix(".feature_map.json")) as path:
+    notes = [checkpoint.with_suffix(suffix) for suffix in (".feature_map.json", ".params.json")]
+    for path in notes:
+        remove_leftovers(path)
+    with atomic_write(notes[0]) as path:
         path.write_bytes(Path(feature_map_file).read_bytes())
     kept = {key: value for key, value in params.items() if key not in MACHINE_KEYS}
-    with atomic_write(checkpoint.with_suffix(".params.json")) as path:
+    with atomic_write(notes[1]) as path:
         path.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
 
 
@@ -96,6 +99,7 @@ def saved_params(checkpoint: Path) -> dict[str, Any] | None:
 
 def finish(result: Result, fingerprint: str) -> None:
     """Write the result; the training state has done its work."""
+    remove_leftovers(result.file)
     record = {**asdict(result), "checkpoint": result.checkpoint.name, "params_fingerprint": fingerprint}
     with atomic_write(result.file) as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

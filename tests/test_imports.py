@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fuxictr_mm.compat import host_model_names
+
 PACKAGE = Path(__file__).resolve().parents[1] / "fuxictr_mm"
 # room -> parts of the package that it must not know
 FORBIDDEN = {
@@ -41,5 +43,7 @@ def test_the_library_does_not_know_tests_or_experiments() -> None:
 
 def test_model_zoo_of_the_host_stays_importable_beside_ours() -> None:
     """Our model_zoo/ has no __init__.py, so the namespace package of fuxictr's wheel is not hidden."""
+    if not host_model_names():
+        pytest.skip("this fuxictr carries no models")
     code = "import model_zoo.LongCTR as zoo; assert zoo.TransAct"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -31,7 +31,7 @@ def test_models_are_found_as_the_host_finds_them() -> None:
     model_zoo = ModuleType("model_zoo")
     fuxictr_mm.register(model_zoo)
     assert find_model(model_zoo, "DIN_SE_MHTA") is fuxictr_mm.DIN_SE_MHTA
-    assert "TransAct" in host_model_names()
-    assert find_model(model_zoo, "TransAct").__module__.startswith("model_zoo.LongCTR")
+    for name in host_model_names():
+        assert find_model(model_zoo, name).__module__.startswith("model_zoo.LongCTR")
     with pytest.raises(ConfigError, match=r"model: 'DINN' is not a registered model; found \[.*'DIN_SE_MHTA'"):
         find_model(model_zoo, "DINN")

@@ -187,4 +187,10 @@ def test_a_new_run_removes_what_an_earlier_one_left(config: Path, monkeypatch: p
     with pytest.raises(RuntimeError, match="killed"):
         run_experiment({**params, "net_dropout": 0.5})
     assert not first.checkpoint.exists() and not first.file.exists()
+    for suffix in ("model", "state", "params.json", "feature_map.json", "result.json"):
+        (first.checkpoint.parent / f".din.{suffix}.abc.tmp").touch()  # what SIGKILL during a write leaves
+    monkeypatch.undo()
+    run_experiment({**params, "resume": True})
+    assert not list(first.checkpoint.parent.glob(".*.tmp"))
+    run_experiment({**params, "net_dropout": 0.5})
     assert json.loads(first.checkpoint.with_suffix(".params.json").read_text())["net_dropout"] == 0.5

@@ -90,9 +90,11 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         self.feature_map.total_features = 0  # the host adds to it
         with self._own_files_aside():
             super().fit(None, rebuild_dataset=False, **kwargs)
-        for name in table.columns:
-            if name in self.feature_map.features:
-                self.feature_map.features[name]["item_table"] = table.path.name
+        for name, values in table.columns.items():
+            if (spec := self.feature_map.features.get(name)) is not None:
+                spec["item_table"] = table.path.name
+                if spec["type"] == "embedding":
+                    spec["pretrain_dim"] = values.shape[1]  # not every host carries it over from the column
         with atomic_write(self.json_file) as temporary:
             self.feature_map.save(str(temporary))
         self.item_table = table

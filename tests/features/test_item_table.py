@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn.decomposition import PCA
 
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features import derive
@@ -18,6 +17,7 @@ from fuxictr_mm.features import item_table as item_table_module
 from fuxictr_mm.features.item_table import ItemTable, build_item_table, read_item_info
 from fuxictr_mm.features.vectors import export_key_value
 from fuxictr_mm.schema import DatasetSchema
+from tests.features.test_pca import sklearn_pca
 
 N = 60
 RNG = np.random.default_rng(5)
@@ -75,7 +75,7 @@ def feature_file(tmp_path):
 def reduced(rows, n_components, *, fit=slice(None), whiten=False, normalize=True):
     """The same by scikit-learn, signs as ModalityPCA fixes them."""
     rows = rows.astype(np.float64)
-    pca = PCA(n_components, whiten=whiten, svd_solver="full").fit(rows[fit])
+    pca = sklearn_pca(rows[fit], n_components, whiten=whiten)
     norm = np.sqrt((pca.transform(rows[fit]) ** 2).sum(axis=1).mean())
     return pca.transform(rows) / (norm if normalize else 1)
 
@@ -269,7 +269,7 @@ def test_saved_table_is_mapped_and_described(tmp_path, feature_file):
     assert info["sources"]["item_feature"]["file"] == "item_feature.parquet" and str(tmp_path) not in json.dumps(info)
     assert info["columns"]["emb"] == {"dtype": "float32", "shape": [N + 1, 3]}
     report = info["pca"]["emb"][0]
-    theirs = PCA(3).fit(TEXT)
+    theirs = sklearn_pca(TEXT, 3)
     np.testing.assert_allclose(report["explained_variance_ratio"], theirs.explained_variance_ratio_, rtol=1e-4)
     assert report["variance_kept"] == pytest.approx(theirs.explained_variance_ratio_.sum())
     assert (report["raw_widths"], report["width"], report["rows_fitted"], report["rows_missing"]) == ([8], 3, N, 0)
@@ -325,7 +325,7 @@ def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
         assert np.array_equal(later.columns[name][: N + 1], values)
     assert later.columns["item_id"][N + 1 :].tolist() == [0, 0, 0, 0]  # cold: no row of an id embedding is theirs
     assert later.index_of(ids).tolist() == [N + 1, N + 2, N + 3, N + 4] and later.index_of(IDS[5]) == 6
-    pca = PCA(3, svd_solver="full").fit(TEXT.astype(np.float64))
+    pca = sklearn_pca(TEXT, 3)
     norm = np.sqrt((pca.transform(TEXT) ** 2).sum(axis=1).mean())
     by_hand = np.hstack([pca.transform(text) / norm, image / np.sqrt((IMAGE**2).sum(axis=1).mean())])
     np.testing.assert_allclose(later.columns["emb"][N + 1 :], by_hand, rtol=1e-4, atol=1e-4)
