@@ -252,7 +252,10 @@ class ResumableModel(BaseModel):
 
     @contextmanager
     def _signals_kept(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM wait for the end of a step; the second one acts at once."""
+        """Let the first Ctrl-C or SIGTERM wait for the end of a step; the second one acts at once.
+
+        What was ignored, as Ctrl-C is in a job behind ``&``, stays ignored.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -266,7 +269,8 @@ class ResumableModel(BaseModel):
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-        before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, keep) for number in heard}
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,7 +168,9 @@ def test_ctrl_c_waits_for_the_experiments(write: Callable[..., Path], tmp_path: 
     command = [sys.executable, "-c", code, "--config", str(file)]
     # Not a pipe: reading its end would wait for the experiment by itself.
     log = tmp_path / "stderr"
-    process = subprocess.Popen(command, stderr=log.open("w"), start_new_session=True)
+    # A suite that runs behind "&" hands an ignored SIGINT on.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=log.open("w"), start_new_session=True, preexec_fn=heard)
     started = file.with_suffix("") / "started"
     while not started.exists():
         assert process.poll() is None, log.read_text()

@@ -105,6 +105,14 @@ class Run:
         return self.model.state_dict()
 
 
+@pytest.fixture(autouse=True)
+def _signals_of_a_terminal() -> Iterator[None]:
+    """A suite that runs behind ``&`` has inherited a SIGINT that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def kill() -> None:
     raise KilledError
 
@@ -202,6 +210,12 @@ def test_the_second_signal_acts_at_once(tmp_path: Path) -> None:
         run.go()
     assert not isinstance(raised.value, TrainingInterrupted)
     assert run.steps == 1
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run = Run(tmp_path).at_step(8, lambda: signal.raise_signal(signal.SIGINT)).go()
+    assert run.steps == 3 * STEPS
 
 
 def test_the_last_step_can_be_interrupted_too(tmp_path: Path) -> None:
