@@ -95,6 +95,7 @@ def run_experiment(
     if resume and (result := finished_result(params)):
         if csv_file is not None:
             append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
+        print(f"{result.file.name}: this run has ended with the same parameters and data; it is not repeated")
         return result
     fingerprint, commit = run_fingerprint(params), current_commit()
     _log_to_file(params, resume)
