@@ -4,15 +4,17 @@ An existing FuxiCTR script needs three lines: ``fuxictr_mm.register(model_zoo)``
 place of ``FeatureProcessor``, and ``params["data_loader"] = MMCTRDataLoader``.
 
 Rooms: :mod:`~fuxictr_mm.features` (vectors to item table), :mod:`~fuxictr_mm.data` (files to batches),
-:mod:`~fuxictr_mm.layers`, :mod:`~fuxictr_mm.models`, :mod:`~fuxictr_mm.runner` (YAML to result).
+:mod:`~fuxictr_mm.layers`, :mod:`~fuxictr_mm.models`, :mod:`~fuxictr_mm.runner` (YAML to result, and back to a model),
+:mod:`~fuxictr_mm.prediction`, :mod:`~fuxictr_mm.export`.
 """
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.features.pca import ModalityPCA
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel, Transformer_DCNv2
+from fuxictr_mm.prediction import predict_file
 from fuxictr_mm.registration import register
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "MultimodalBatch",
     "MultimodalFeatureProcessor",
     "MultimodalRankModel",
+    "TrainingInterrupted",
     "Transformer_DCNv2",
+    "predict_file",
     "register",
 ]

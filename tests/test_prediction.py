@@ -347,11 +347,6 @@ def refusals(setup: Setup) -> dict[str, tuple[Callable[[], Any], type[ValueError
             "column 'item_id' is missing",
         ),
         "empty": (lambda: setup.predict(setup.write(setup.rows().slice(0, 0))), DataError, "0 rows; a split needs"),
-        "known items": (
-            lambda: setup.predict(test, new_items={"item_info": setup.items([900, 8], like=[8, 8])}),
-            DataError,
-            r"item 8 is in the item table already \(1 of 2 new items are\)",
-        ),
         "no table": (
             lambda: predict_file(setup.model(), tiny_feature_map(), copy, setup.folder / "x.parquet"),
             ConfigError,
@@ -361,7 +356,7 @@ def refusals(setup: Setup) -> dict[str, tuple[Callable[[], Any], type[ValueError
 
 
 @pytest.mark.parametrize("case", ["suffix", "itself", "items", "folder", "below a file", "batch", "missing",
-                                  "no target", "empty", "known items", "no table"])  # fmt: skip
+                                  "no target", "empty", "no table"])  # fmt: skip
 def test_refusals(setup: Setup, case: str) -> None:
     call, error, sentence = refusals(setup)[case]
     with pytest.raises(error, match=sentence) as refused:

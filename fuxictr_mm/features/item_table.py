@@ -163,28 +163,25 @@ class ItemTable:
     ) -> "ItemTable":
         """Return a table with the items of these files added, transformed by the saved PCAs: nothing is fitted.
 
-        Items that are there keep their index. An added item is cold: its vectors and other columns are its own, its
-        item id column is 0, so that a model sees the zero row of its id embedding, which knows only the items of the
-        table it was trained with. What is padding follows from a batch's mask, never from this 0. The new table lives
-        in memory until :meth:`save`.
+        Items that are there keep their index and their columns, so the files may be today's whole catalogue; without a
+        new item the table itself comes back. An added item is cold: its vectors and other columns are its own, its item
+        id column is 0, so that a model sees the zero row of its id embedding, which knows only the items of the table
+        it was trained with. What is padding follows from a batch's mask, never from this 0. The new table lives in
+        memory until :meth:`save`.
 
         Args:
-            item_info, item_feature, modality_data: files of the new items, laid out as those the table was built from.
+            item_info, item_feature, modality_data: files of items, laid out as those the table was built from.
 
         Raises:
-            DataError: an item is in the table already, has an id in another column (a tag, say) that is outside the
-                declared vocabulary or, where none is declared, larger than any in the table; or the files break the
-                contract.
+            DataError: a new item has an id in another column (a tag, say) that is outside the declared vocabulary or,
+                where none is declared, larger than any in the table; or the files break the contract.
         """
         item_col, columns = read_specification(self.info["specification"])
         sources = Sources.from_paths(item_col, item_info, item_feature, modality_data)
         new_ids = sources.item_ids()
-        known = new_ids[self.index_of(new_ids) > 0]
-        if len(known):
-            raise DataError(
-                f"item {known[0]} is in the item table already ({len(known):,} of {len(new_ids):,} new items are); "
-                "give only items that it lacks."
-            )
+        new_ids = new_ids[self.index_of(new_ids) < 0]
+        if not len(new_ids):
+            return self
         columns = [self._with_limits(column) for column in columns]
         builder = ColumnBuilder(sources, new_ids, ItemTable(new_ids, {}).index_of, Path(tempfile.gettempdir()))
         added = {c.name: builder.transform(c, self.states, self.info["pca"].get(c.name, ())) for c in columns}

@@ -335,8 +335,12 @@ def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
     again = saved.with_items(item_feature=write(tmp_path / "x.parquet", item_rows([0], item_id=[5000])))
     assert again.columns["item_id"].tolist() == [*range(N + 1), 0, 0, 0, 0, 0]
     assert again.index_of([5000, *ids]).tolist() == [N + 5, N + 1, N + 2, N + 3, N + 4]
-    with pytest.raises(DataError, match=rf"item {IDS[0]} is in the item table already \(60 of 60 new items are\)"):
-        later.with_items(item_feature=feature_file)
+    assert later.with_items(item_feature=feature_file) is later  # all known
+    changed = item_rows(txt=rng.normal(size=(N, 8)).astype(np.float32).tolist())
+    catalogue = write(tmp_path / "catalogue.parquet", pa.concat_tables([pa.table(new), pa.table(changed)]).to_pydict())
+    whole = table.with_items(item_feature=catalogue)  # known items stay as they are, whatever the file says of them
+    assert whole.item_ids.tolist() == later.item_ids.tolist()
+    assert all(np.array_equal(values, later.columns[name]) for name, values in whole.columns.items())
     narrow = write(tmp_path / "narrow.parquet", item_rows(rows, item_id=ids[rows] + 10**6, txt=text[:, :5].tolist()))
     with pytest.raises(DataError, match=rf"column 'txt', id {ids[2] + 10**6}: vector of length 5, expected 8"):
         later.with_items(item_feature=narrow)
