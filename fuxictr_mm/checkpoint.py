@@ -50,9 +50,7 @@ def write_weights(
         apart[name] = tensor.clone() if storage in storages else tensor.contiguous()
         storages.add(storage)
     with atomic_write(path) as temporary:
-        mode = temporary.stat().st_mode
         save_file(apart, temporary, metadata)
-        temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner can read
 
 
 def read_file(path: str | Path) -> Any:

@@ -34,11 +34,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes files that only their owner can read; the final file gets what open() would have given it.
+        yield temporary
+        # mkstemp, and libraries that put a file of their own there, make files that only their owner can read; the
+        # final file gets what open() would have given it.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        yield temporary
         # On disk before it takes the name: after a power cut the name must not stand for an empty file.
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())

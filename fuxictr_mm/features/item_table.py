@@ -134,9 +134,7 @@ class ItemTable:
         with atomic_write(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(self.info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         with atomic_write(path) as temporary:
-            mode = temporary.stat().st_mode
             save_file({name: np.asarray(v, order="C") for name, v in tensors.items()}, temporary, {"format": FORMAT})
-            temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner can read
         return type(self).load(path)
 
     def export(self, column: str, path: _PathLike) -> None:
