@@ -1,10 +1,7 @@
 """Score a file with a trained experiment: ``python predict.py --expid Transformer_DCNv2_MMCTR --split test``."""
 
 import argparse
-import logging
 from pathlib import Path
-
-import torch
 
 from fuxictr_mm.config import user_errors
 from fuxictr_mm.errors import ConfigError
@@ -41,8 +38,6 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         params = resolve_experiment(args.expid, args.config, args.dataset)
         params["gpu"] = args.gpu
-        if args.gpu >= 0 and not torch.cuda.is_available():
-            logging.warning(f"--gpu {args.gpu}: torch {torch.__version__} finds no CUDA device; running on the CPU.")
         data_path = Path(args.split)
         if args.split in SPLITS:
             if not params.get(f"{args.split}_data"):

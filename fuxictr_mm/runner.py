@@ -100,8 +100,7 @@ def run_experiment(
     fingerprint, commit = run_fingerprint(params), current_commit()
     _log_to_file(params, resume)
     logging.info("Params: " + print_to_json(params))
-    if params["gpu"] >= 0 and not torch.cuda.is_available():
-        logging.warning(f"--gpu {params['gpu']}: torch {torch.__version__} finds no CUDA device; running on the CPU.")
+    _warn_without_gpu(params)
     seed_everything(seed=params["seed"])
 
     params, feature_map, feature_map_file = _build_features(params)
@@ -166,6 +165,7 @@ def restore_experiment(params: dict[str, Any], weights: str | Path | None = None
         ConfigError: the experiment has not been trained here.
         DataError: the weights are damaged or do not fit.
     """
+    _warn_without_gpu(params)
     checkpoint = checkpoint_file(params)
     if weights is None:
         trained = saved_params(checkpoint)
@@ -216,6 +216,11 @@ def _build_features(params: dict[str, Any]) -> tuple[dict[str, Any], FeatureMap,
             "with different feature_cols dataset ids of their own, as run_param_tuner.py does."
         )
     return {**params, **paths}, feature_map, processor.json_file
+
+
+def _warn_without_gpu(params: dict[str, Any]) -> None:
+    if params["gpu"] >= 0 and not torch.cuda.is_available():
+        logging.warning(f"--gpu {params['gpu']}: torch {torch.__version__} finds no CUDA device; running on the CPU.")
 
 
 def _log_to_file(params: dict[str, Any], resume: bool) -> None:
