@@ -2,11 +2,13 @@
 
 Apart from the loader so that a run refuses all its splits before training, and so that the findings about a dataset
 read exactly what a model would. A file is read chunk by chunk, histories ragged: memory holds the real history items,
-never the padding. Training keeps all chunks (:func:`read_split`), prediction one at a time (:func:`iter_split`).
+never the padding. Findings keep all chunks (:func:`read_split`), prediction holds one at a time (:func:`iter_split`),
+and training arranges them as it goes (:func:`iter_whole_split`, :mod:`fuxictr_mm.data.rows`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from fuxictr_mm.features.item_table import ItemTable
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.schema import Column, DatasetSchema
 
-__all__ = ["CHUNK_ROWS", "Split", "iter_split", "number_groups", "read_split"]
+__all__ = ["CHUNK_ROWS", "GroupNumbers", "Split", "iter_split", "iter_whole_split", "number_groups", "read_split"]
 
 # Rows decoded at once: 16 MiB of history where lists are 64 wide and int64.
 CHUNK_ROWS = 32_768
@@ -39,7 +41,8 @@ class Split:
         context: column name -> (N,), int32 for categorical and float32 for numeric columns.
         label: (N,) float32 of 0 and 1, ``None`` where the file has no label column or it was not asked for.
         group: (N,) int64, the column that gAUC groups by (text ids are numbered in order of appearance), ``None``
-            where the dataset names no such column, and in a chunk: text can only be numbered over the whole file.
+            where the dataset names no such column, and in a chunk of :func:`iter_split`: who reads a part of a file
+            cannot number its text.
     """
 
     path: Path
@@ -57,7 +60,26 @@ class Split:
 def read_split(
     path: str | Path, schema: DatasetSchema, item_ids: np.ndarray, *, require_label: bool, progress: bool = True
 ) -> Split:
-    """Read and check one whole split file.
+    """Read and check one whole split file; arguments and errors are those of :func:`iter_whole_split`."""
+    chunks = list(iter_whole_split(path, schema, item_ids, require_label=require_label, progress=progress))
+    starts = np.cumsum([0, *(chunk.history_offsets[-1] for chunk in chunks)])
+    offsets = [chunk.history_offsets[1:] + start for chunk, start in zip(chunks, starts)]
+    has_label, has_group = chunks[0].label is not None, chunks[0].group is not None
+    return Split(
+        Path(path),
+        np.concatenate([chunk.item for chunk in chunks]),
+        np.concatenate([chunk.history_values for chunk in chunks]),
+        np.concatenate([np.zeros(1, np.int64), *offsets]),
+        {name: np.concatenate([chunk.context[name] for chunk in chunks]) for name in chunks[0].context},
+        np.concatenate([chunk.label for chunk in chunks]) if has_label else None,  # type: ignore[arg-type]
+        np.concatenate([chunk.group for chunk in chunks]) if has_group else None,  # type: ignore[arg-type]
+    )
+
+
+def iter_whole_split(
+    path: str | Path, schema: DatasetSchema, item_ids: np.ndarray, *, require_label: bool, progress: bool = True
+) -> Iterator[Split]:
+    """Read and check one whole split file in chunks, groups included; who exhausts it has seen a good file.
 
     Args:
         path: parquet file.
@@ -67,41 +89,25 @@ def read_split(
         progress: show a progress bar, if this is a terminal.
 
     Raises:
-        DataError: as :func:`iter_split`; or no row has a history.
+        DataError: as :func:`iter_split`; or, at the end, no row has a history.
     """
     path = Path(path)
     file = open_parquet(path)
     n_rows = file.metadata.num_rows
     has_label = require_label or schema.label_col in file.schema_arrow.names
     group_columns = () if schema.group_id is None else (schema.group_id,)
-    item = np.empty(n_rows, np.int32)
-    context = {column.name: np.empty(n_rows, _context_type(column)) for column in schema.context_columns}
-    label = np.empty(n_rows, np.float32) if has_label else None
-    groups: list[pa.Array] = []
-    histories: list[np.ndarray] = []
-    offsets = np.zeros(n_rows + 1, np.int64)
-    start = 0
+    numbers = GroupNumbers()
+    has_history = False
     with tqdm(total=n_rows, desc=path.name, unit=" rows", disable=None if progress else True) as bar:
         for chunk, kept in iter_split(path, schema, item_ids, label=has_label, keep=group_columns):
-            rows = slice(start, start + len(chunk))
-            item[rows] = chunk.item
-            histories.append(chunk.history_values)
-            offsets[rows.start + 1 : rows.stop + 1] = offsets[start] + chunk.history_offsets[1:]
-            for name, values in chunk.context.items():
-                context[name][rows] = values
-            if label is not None:
-                label[rows] = chunk.label
-            groups += kept.values()
-            start = rows.stop
+            has_history |= len(chunk.history_values) > 0
+            yield replace(chunk, group=next((numbers(ids) for ids in kept.values()), None))
             bar.update(len(chunk))
-    if not offsets[-1]:
+    if not has_history:
         raise DataError(
             f"{path}: column {schema.history_col!r} holds padding (0 or null) only in all {n_rows:,} rows; at least "
             "one history must have an item, so check how the file was made."
         )
-    return Split(
-        path, item, np.concatenate(histories), offsets, context, label, number_groups(groups) if groups else None
-    )
 
 
 def iter_split(
@@ -232,23 +238,31 @@ def _batches(path: Path, names: list[str], rows: int) -> Iterator[pa.RecordBatch
     whole file keeps the bytes of every group it has passed.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        # The next record batch is decoded while the last one is checked: decoding is most of the work.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file, ThreadPoolExecutor(1) as worker:
             pending: list[pa.RecordBatch] = []
             missing = rows
-            for groups in _runs_of_row_groups(file.metadata, rows):
-                for batch in file.iter_batches(rows, row_groups=groups, columns=names):
-                    while len(batch) >= missing:
-                        yield _joined([*pending, batch[:missing]])
-                        batch, pending, missing = batch[missing:], [], rows
-                    if len(batch):
-                        pending.append(batch)
-                        missing -= len(batch)
+            decoded = _decode(file, names, rows)
+            ahead = worker.submit(next, decoded, None)
+            while (batch := ahead.result()) is not None:
+                ahead = worker.submit(next, decoded, None)
+                while len(batch) >= missing:
+                    yield _joined([*pending, batch[:missing]])
+                    batch, pending, missing = batch[missing:], [], rows
+                if len(batch):
+                    pending.append(batch)
+                    missing -= len(batch)
             if pending:
                 yield _joined(pending)
     except (pa.ArrowException, OSError) as err:  # damage within a file shows only when its rows are decoded
         raise DataError(
             f"{path}: damaged inside, cannot be decoded ({str(err).splitlines()[0]}); copy or download it again."
         ) from err
+
+
+def _decode(file: pq.ParquetFile, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    for groups in _runs_of_row_groups(file.metadata, rows):
+        yield from file.iter_batches(rows, row_groups=groups, columns=names)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
@@ -283,7 +297,7 @@ def _histories(
     flat = chunk.values.flatten()
     ids = (pc.fill_null(flat, 0) if flat.null_count else flat).to_numpy()
     ends = np.cumsum(lengths, dtype=np.int64)
-    real = np.flatnonzero(ids)
+    real = np.flatnonzero(ids != 0)  # several times as fast as of the numbers themselves
     ids = ids[real]
     bounds = np.searchsorted(real, ends)  # real items before the end of each row
     index = index_of(ids)
@@ -323,11 +337,23 @@ def _labels(chunk: _ColumnChunk) -> np.ndarray:
     return values.astype(np.float32)
 
 
+class GroupNumbers:
+    """Group ids, chunk by chunk, as int64: whole numbers as they are, text numbered in order of appearance."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, ids: pa.Array) -> np.ndarray:
+        if pa.types.is_dictionary(ids.type):
+            ids = ids.cast(ids.type.value_type)
+        if pa.types.is_integer(ids.type):
+            return ids.to_numpy(zero_copy_only=False).astype(np.int64)
+        encoded = ids.dictionary_encode()
+        numbers = [self._seen.setdefault(text, len(self._seen)) for text in encoded.dictionary.to_pylist()]
+        return np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+
+
 def number_groups(chunks: Sequence[pa.Array]) -> np.ndarray:
-    """Return (N,) int64: whole numbers as they are, text numbered in order of appearance."""
-    column = pa.chunked_array(chunks)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not pa.types.is_integer(column.type):
-        column = pa.chunked_array([chunk.indices for chunk in column.dictionary_encode().chunks])
-    return column.to_numpy().astype(np.int64)
+    """Return (N,) int64, the chunks of a whole column through one :class:`GroupNumbers`."""
+    numbers = GroupNumbers()
+    return np.concatenate([numbers(chunk) for chunk in chunks])
