@@ -2,16 +2,18 @@
 
 Apart from the item table because it is a plain scikit-learn estimator: it knows rows, not items. scikit-learn's own
 ``PCA`` wants all rows in memory and its ``IncrementalPCA`` is an approximation; here the mean and the centred scatter
-matrix are merged chunk by chunk in float64 (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
-variance"), so any partition of the rows gives the PCA of all of them.
+matrix grow chunk by chunk in float64 (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"), so
+any partition of the rows gives the PCA of all of them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import blas
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -23,28 +25,30 @@ __all__ = ["ModalityPCA"]
 CHUNK_ROWS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Moments:
-    """Mean and centred scatter of the rows seen so far, both after subtracting the first row.
+    """Mean and centred scatter of the rows seen so far, both updated in place.
 
-    The shift keeps a large common offset out of the sums: without it a constant column gets a tiny false variance.
+    Attributes:
+        mean: (d,) float64; before any row is added, a guess. Rows are centred by what it is before their chunk.
+        scatter: (d, d) float64, Fortran order as BLAS updates it in place; only the lower triangle is filled.
+        n: number of rows.
     """
 
-    shift: np.ndarray  # (d,)
-    n: int
-    mean: np.ndarray  # (d,)
-    scatter: np.ndarray  # (d, d)
+    mean: np.ndarray
+    scatter: np.ndarray
+    n: int = 0
 
-    def merge(self, rows: np.ndarray) -> "_Moments":
-        shifted = rows.astype(np.float64) - self.shift
-        mean = shifted.mean(axis=0)
-        shifted -= mean
-        n = self.n + len(rows)
-        delta = mean - self.mean
-        scatter = self.scatter + shifted.T @ shifted
-        if self.n:
-            scatter += np.outer(delta, delta * (self.n * len(rows) / n))
-        return _Moments(self.shift, n, self.mean + delta * (len(rows) / n), scatter)
+    def add(self, centred: np.ndarray) -> None:
+        """Add rows, (m, d) float64 in C order, from which ``mean`` has been subtracted."""
+        m = len(centred)
+        offset = np.full(m, 1 / m) @ centred  # how far the rows' own mean is from the mean they were centred by
+        # dsyrk computes one triangle, half the work of a product, and adds it without a matrix in between.
+        self.scatter = blas.dsyrk(1.0, centred.T, beta=1.0, c=self.scatter, lower=1, overwrite_c=1)
+        self.n += m
+        # Both scatters are about the old mean by now; about the new one, all rows together are closer by this much.
+        self.scatter = blas.dsyr(-m * (m / self.n), offset, a=self.scatter, lower=1, overwrite_a=1)
+        self.mean += offset * (m / self.n)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,10 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         matrix = self.components_.T * self._factors()
-        return self._map_chunks(X, lambda rows: (rows - self.mean_) @ matrix, self.n_components_)
+        out = np.empty((len(X), self.n_components_), dtype=X.dtype)
+        for rows, centred in self._centred(X, self.mean_):
+            out[rows] = centred @ matrix
+        return out
 
     def inverse_transform(self, X: np.ndarray) -> np.ndarray:
         """Map reduced rows back to the space of the raw vectors.
@@ -172,7 +179,10 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         factors = self._factors()
         back = np.divide(1.0, factors, out=np.zeros_like(factors), where=factors > 0)
         matrix = self.components_ * back[:, None]
-        return self._map_chunks(X, lambda rows: rows @ matrix + self.mean_, self.n_features_in_)
+        out = np.empty((len(X), self.n_features_in_), dtype=X.dtype)
+        for rows, values in self._centred(X, np.zeros(self.n_components_)):
+            out[rows] = values @ matrix + self.mean_
+        return out
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the fitted state as plain arrays (see :meth:`from_arrays`); settings are not part of it."""
@@ -251,10 +261,15 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _accumulate(self, X: np.ndarray) -> None:
         moments = self._moments
         if moments is None:
-            width = X.shape[1]
-            moments = _Moments(X[0].astype(np.float64), 0, np.zeros(width), np.zeros((width, width)))
-        for start in range(0, len(X), CHUNK_ROWS):
-            moments = moments.merge(X[start : start + CHUNK_ROWS])
+            # The guess: the mean of the first chunk, so that little cancels there even if its first row lies far off;
+            # taken from that row on, so that it is exact in a constant column, which then gets no variance.
+            first = X[0].astype(np.float64)
+            _, shifted = next(self._centred(X, first))
+            guess = first + shifted.mean(axis=0)
+            del shifted  # before the buffer of the pass below
+            moments = _Moments(guess, np.zeros((len(guess), len(guess)), order="F"))
+        for _, centred in self._centred(X, moments.mean):
+            moments.add(centred)
         self._moments = moments
         self.n_samples_seen_ = moments.n
         self._solution = None
@@ -280,7 +295,7 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         covariance = moments.scatter / (n - 1)
         total = np.trace(covariance)
         wanted = limit if whole is None else whole
-        variance, vectors = linalg.eigh(covariance, subset_by_index=(d - wanted, d - 1))
+        variance, vectors = linalg.eigh(covariance, lower=True, overwrite_a=True, subset_by_index=(d - wanted, d - 1))
         variance, components = variance[::-1], np.ascontiguousarray(vectors[:, ::-1].T)
         # Below this a covariance in float64 tells nothing; whitening would blow the noise up.
         variance = np.where(variance > d * np.finfo(np.float64).eps * variance[0], variance, 0.0)
@@ -290,8 +305,7 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             variance, components = variance[:kept], components[:kept]
         largest = np.abs(components).argmax(axis=1)
         components *= np.sign(components[np.arange(len(components)), largest])[:, None]
-        mean = moments.shift + moments.mean
-        return _Solution(mean, components, variance, np.asarray(total), np.asarray(n))
+        return _Solution(moments.mean.copy(), components, variance, np.asarray(total), np.asarray(n))
 
     def _factors(self) -> np.ndarray:
         """What each component is multiplied by after projecting: (n_components_,)."""
@@ -302,10 +316,13 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return factors / self.scale_ if self.normalize else factors
 
     @staticmethod
-    def _map_chunks(X: np.ndarray, function: Any, width: int) -> np.ndarray:
-        out = np.empty((len(X), width), dtype=X.dtype)
+    def _centred(X: np.ndarray, mean: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield which rows, and these rows minus ``mean`` as it is by then, in float64.
+
+        In float64 before anything is subtracted: a large offset would eat float32's digits. One buffer serves all
+        chunks: memory that is new to the process costs more than the subtraction.
+        """
+        buffer = np.empty((min(CHUNK_ROWS, len(X)), X.shape[1]))
         for start in range(0, len(X), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            # In float64, centred first: a large offset would eat float32's digits.
-            out[rows] = function(X[rows].astype(np.float64))
-        return out
+            rows = X[start : start + CHUNK_ROWS]
+            yield slice(start, start + len(rows)), np.subtract(rows, mean, out=buffer[: len(rows)])

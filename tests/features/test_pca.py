@@ -95,6 +95,59 @@ def test_any_partition_gives_the_same_pca(cuts, case):
     np.testing.assert_allclose(chunked.transform(rows), once.transform(rows), atol=1e-7)
 
 
+@pytest.mark.parametrize("case", [*CASES, "first_row_far_off"])
+def test_equals_the_two_pass_form(case):
+    """All rows in memory, centred, one product."""
+    if case == "first_row_far_off":
+        rows = make_rows("many_chunks")
+        rows[0] += 1e3
+    else:
+        rows = make_rows(case)
+    ours = ModalityPCA().fit(rows)
+    centred = rows.astype(np.float64) - rows.astype(np.float64).mean(axis=0)
+    variance, vectors = np.linalg.eigh(centred.T @ centred / (len(rows) - 1))
+    variance, vectors = variance[::-1][: ours.n_components_], vectors[:, ::-1][:, : ours.n_components_]
+    noise = 1e-11 if case == "large_offset" else 1e-12  # 1e6 standard deviations cost digits on both sides
+    np.testing.assert_allclose(ours.explained_variance_, variance, rtol=noise, atol=noise * variance[0])
+    keep = variance > 1e-9 * variance[0]
+    cosines = np.abs((ours.components_[keep] * vectors.T[keep]).sum(axis=1))
+    np.testing.assert_allclose(cosines, 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [300, 2 * CHUNK_ROWS + 7])
+def test_float32_rows_are_accumulated_in_float64(size):
+    rows = np.random.default_rng(5).normal(7, 1, size=(size, 12)).astype(np.float32)
+    single, double = ModalityPCA(5).fit(rows), ModalityPCA(5).fit(rows.astype(np.float64))
+    for name, values in single.to_arrays().items():
+        assert np.array_equal(values, double.to_arrays()[name]), name
+
+
+def test_order_in_memory_changes_nothing():
+    rows = make_rows("many_chunks")
+    pca, other = ModalityPCA(5).fit(rows), ModalityPCA(5).fit(np.asfortranarray(rows))
+    assert np.array_equal(pca.components_, other.components_)
+    assert np.array_equal(pca.transform(rows), other.transform(np.asfortranarray(rows)))
+
+
+def test_goes_on_after_a_copy_and_leaves_the_original_alone():
+    rows = make_rows("tall")
+    first = ModalityPCA(4).partial_fit(rows[:200])
+    second = pickle.loads(pickle.dumps(first)).partial_fit(rows[200:])
+    assert (first.n_samples_seen_, second.n_samples_seen_) == (200, 500)
+    np.testing.assert_allclose(
+        first.explained_variance_, ModalityPCA(4).fit(rows[:200]).explained_variance_, rtol=1e-12
+    )
+    np.testing.assert_allclose(second.explained_variance_, ModalityPCA(4).fit(rows).explained_variance_, rtol=1e-12)
+
+
+def test_what_it_holds_does_not_grow_with_the_rows():
+    pca = ModalityPCA(4).partial_fit(make_rows("tall"))
+    size = len(pickle.dumps(pca))
+    for _ in range(20):
+        pca.partial_fit(make_rows("many_chunks"))
+    assert len(pickle.dumps(pca)) <= size + 16
+
+
 def test_an_attribute_read_between_chunks_does_not_freeze_the_fit():
     rows = make_rows("tall")
     pca = ModalityPCA(3).partial_fit(rows[:100])
@@ -104,8 +157,9 @@ def test_an_attribute_read_between_chunks_does_not_freeze_the_fit():
     np.testing.assert_allclose(pca.components_, ModalityPCA(3).fit(rows).components_, atol=1e-9)
 
 
-def test_deterministic_with_fixed_signs():
-    rows = make_rows("tall")
+@pytest.mark.parametrize("case", ["tall", "many_chunks"])
+def test_deterministic_with_fixed_signs(case):
+    rows = make_rows(case)
     fits = [ModalityPCA(6).fit(rows).components_ for _ in range(5)]
     assert all(np.array_equal(fits[0], other) for other in fits)
     assert (np.take_along_axis(fits[0], np.abs(fits[0]).argmax(axis=1)[:, None], axis=1) > 0).all()
