@@ -21,8 +21,9 @@ import torch
 from tqdm import tqdm
 
 from fuxictr_mm.config import GROUP_METRICS
-from fuxictr_mm.data.contract import CHUNK_ROWS, Split, iter_split, number_groups
-from fuxictr_mm.data.loader import BatchGatherer, named_item_table
+from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split, number_groups
+from fuxictr_mm.data.loader import item_columns, named_item_table
+from fuxictr_mm.data.rows import BatchGatherer, Rows, arrange_split
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.metrics import evaluate_metrics
@@ -118,7 +119,7 @@ def predict_file(
         )
     if new_items:
         table = table.with_items(**new_items)
-    gatherer = BatchGatherer(table, schema, trim=trim)
+    gatherer = BatchGatherer(item_columns(table, schema), schema, trim=trim)
     read = partial(
         iter_split,
         data_path,
@@ -142,7 +143,7 @@ def predict_file(
         _bar(file, data_path.name) as bar,
     ):
         for chunk, kept in read():
-            scores = np.concatenate(list(_score(model, gatherer, chunk, batch_size, bar)))
+            scores = np.concatenate(list(_score(model, gatherer, arrange_split(chunk, schema), batch_size, bar)))
             bad = ~np.isfinite(scores)
             if bad.any():
                 at = int(bad.argmax())
@@ -165,7 +166,7 @@ def _bar(file: pq.ParquetFile, name: str) -> Any:
     return tqdm(total=file.metadata.num_rows, desc=name, unit=" rows", disable=None)
 
 
-def _score(model: Any, gatherer: BatchGatherer, chunk: Split, batch_size: int, bar: Any) -> Iterator[np.ndarray]:
+def _score(model: Any, gatherer: BatchGatherer, chunk: Rows, batch_size: int, bar: Any) -> Iterator[np.ndarray]:
     for start in range(0, len(chunk), batch_size):
         rows = np.arange(start, min(start + batch_size, len(chunk)))
         with torch.no_grad():

@@ -71,8 +71,8 @@ def read_split(
         np.concatenate([chunk.history_values for chunk in chunks]),
         np.concatenate([np.zeros(1, np.int64), *offsets]),
         {name: np.concatenate([chunk.context[name] for chunk in chunks]) for name in chunks[0].context},
-        np.concatenate([chunk.label for chunk in chunks]) if has_label else None,  # type: ignore[arg-type]
-        np.concatenate([chunk.group for chunk in chunks]) if has_group else None,  # type: ignore[arg-type]
+        np.concatenate([chunk.label for chunk in chunks]) if has_label else None,
+        np.concatenate([chunk.group for chunk in chunks]) if has_group else None,
     )
 
 

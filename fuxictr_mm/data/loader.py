@@ -1,28 +1,35 @@
-"""Batches by indexing: contiguous arrays, one gather per column, no Python per row."""
+"""Batches of ids, from rows in memory or on disk: a few operations per batch, no Python per row."""
 
-import hashlib
+import logging
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from fuxictr.pytorch.torch_utils import get_device
 
-from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.data.contract import Split, read_split
+from fuxictr_mm.batch import ItemColumns, MultimodalBatch
+from fuxictr_mm.data.order import EpochOrder
+from fuxictr_mm.data.rows import BatchGatherer, Rows, read_rows
+from fuxictr_mm.data.stream import StreamedRows, stream_split
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.item_table import ItemTable, read_item_info
 from fuxictr_mm.schema import DatasetSchema
 
-__all__ = ["BatchGatherer", "MMCTRDataLoader", "named_item_table"]
+__all__ = ["MMCTRDataLoader", "item_columns", "named_item_table"]
+
+# Item columns in use: the loaders of one run share them.
+_SHARED: WeakValueDictionary[tuple[str, ...], ItemColumns] = WeakValueDictionary()
 
 
 class MMCTRDataLoader:
-    """Iterate over a split in :class:`~fuxictr_mm.batch.MultimodalBatch`; takes the challenge loader's arguments.
+    """Iterate over a split in :class:`~fuxictr_mm.batch.RaggedBatch`; takes the challenge loader's arguments.
 
-    Histories are stored ragged and a batch is as long as its longest history. Every epoch has an order of its own that
-    follows from ``seed`` alone.
+    Rows are held as ids, histories ragged, on the device that trains if half of its free memory suffices. Item columns
+    lie there once, for all loaders of a run. A batch is as long as its longest history. Every epoch has an order of its
+    own that follows from ``seed`` alone.
 
     Args:
         feature_map: the host's ``FeatureMap``. If ``MultimodalFeatureProcessor`` made it, it names the item table.
@@ -36,16 +43,23 @@ class MMCTRDataLoader:
         seed: of the order.
         trim: False pads every batch to ``max_len``, as the challenge's loader does; only a model with
             ``padding_mask: as_published`` can tell the difference.
+        stream: keep the rows on disk, for a split that memory does not hold: it is checked and arranged once in a file
+            beside the feature map, and shuffled by blocks, see :mod:`~fuxictr_mm.data.stream`.
+        length_buckets: make batches of rows whose histories are about equally long, so that little is padding; see
+            :meth:`EpochOrder.of_rows <fuxictr_mm.data.order.EpochOrder.of_rows>`. Rows that are not shuffled keep
+            their order.
+        gpu: the host's number of the device that trains; -1 is the CPU.
         kwargs: further YAML keys; ``item_col`` and ``history_col`` name the columns, the rest is not for the loader.
 
     Attributes:
         num_samples: rows of the split.
         num_blocks: 1, the host's word for "one file".
         has_label: whether the split can be evaluated.
+        epoch: number of the epoch that the next iteration gives.
 
     Raises:
         DataError: the split breaks the data contract.
-        ConfigError: there is no item table to read.
+        ConfigError: there is no item table to read, or the rows do not fit into memory.
     """
 
     num_blocks = 1
@@ -63,8 +77,14 @@ class MMCTRDataLoader:
         split: str = "train",
         seed: int = 20242025,
         trim: bool = True,
+        stream: bool = False,
+        length_buckets: bool = False,
+        gpu: int = -1,
         **kwargs: Any,
     ) -> None:
+        for key, value in (("stream", stream), ("length_buckets", length_buckets)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{key}={value!r} must be True or False.")
         path = Path(data_path)
         if path.suffix != ".parquet":
             path = path.with_name(path.name + ".parquet")
@@ -75,11 +95,26 @@ class MMCTRDataLoader:
         self.max_len = max_len
         self.seed = seed
         self.trim = trim
+        self.length_buckets = length_buckets
         self.epoch = 0
-        self._split: Split = read_split(path, schema, table.item_ids, require_label=split != "test")
-        self._gatherer = BatchGatherer(table, schema, trim=trim)
-        self.num_samples = len(self._split)
-        self.has_label = self._split.label is not None
+        self._device = get_device(gpu)
+        self._gatherer = BatchGatherer(item_columns(table, schema), schema, trim=trim)
+        self._rows: Rows | StreamedRows
+        required = split != "test"
+        if stream:
+            self._rows = stream_split(path, schema, table.item_ids, feature_map.data_dir, require_label=required)
+            held = f"streamed from {self._rows.path}, {self._rows.window_rows:,} rows at a time; {{}} on disk"
+        else:
+            rows = read_rows(path, schema, table.item_ids, require_label=required)
+            if not _fits(rows.nbytes, self._device):
+                self._device = torch.device("cpu")
+            self._rows = rows.to(self._device)
+            held = f"resident on {self._device}: {{}}"
+        self.num_samples = len(self._rows)
+        self.has_label = schema.label_col in self._rows.columns
+        size = self._rows.nbytes
+        size_and_share = f"{size / 1e6:,.1f} MB, {size / self.num_samples:.1f} bytes per row"
+        logging.info(f"{path.name}: {self.num_samples:,} rows {held.format(size_and_share)}")
 
     def __len__(self) -> int:
         return (self.num_samples + self.batch_size - 1) // self.batch_size
@@ -92,69 +127,37 @@ class MMCTRDataLoader:
 
         Setting ``epoch`` first gives the rest of any epoch, exactly as an iteration over all of it would.
         """
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples)
-        else:
-            order = np.arange(self.num_samples)
+        key = (self.seed, self.epoch) if self.shuffle else None
+        epoch = EpochOrder(self.batch_size, key, self.length_buckets)
         self.epoch += 1
-        for row in range(start * self.batch_size, self.num_samples, self.batch_size):
-            yield self.batch(order[row : row + self.batch_size])
+        for rows, order in self._rows.windows(epoch, start * self.batch_size):
+            on_device = rows if rows.items.device == self._device else rows.to(self._device)
+            order_on_device = torch.from_numpy(order).to(self._device)
+            for row in range(0, len(order), self.batch_size):
+                chosen = slice(row, row + self.batch_size)
+                yield self._gatherer.gather(on_device, order[chosen], order_on_device[chosen])
+            del rows, on_device  # not two windows at a time
 
-    def batch(self, rows: np.ndarray) -> MultimodalBatch:
-        """Gather the batch of the given row numbers, (B,) int."""
-        return self._gatherer.gather(self._split, rows)
-
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hexadecimal digest of what the batches are gathered from: targets, histories, context and labels."""
-        split = self._split
-        arrays = {"item": split.item, "values": split.history_values, "offsets": split.history_offsets}
-        arrays |= {f"context/{name}": values for name, values in split.context.items()}
-        if split.label is not None:
-            arrays["label"] = split.label
-        digest = hashlib.blake2b(digest_size=16)
-        for name, values in arrays.items():
-            digest.update(f"{name} {values.dtype} {values.shape}".encode())
-            digest.update(values.data)
-        return digest.hexdigest()
+        return self._rows.fingerprint
 
 
-class BatchGatherer:
-    """Turns rows of a split into batches: the one place where ids become item rows and a mask.
+def item_columns(table: ItemTable, schema: DatasetSchema) -> ItemColumns:
+    """The columns of a table that ``schema`` names, for batches; the same object while anybody uses that of a file."""
+    names = [column.name for column in schema.item_columns]
+    key = (str(table.path), *names)
+    if table.path is not None and (shared := _SHARED.get(key)) is not None:
+        return shared
+    columns = ItemColumns({name: torch.from_numpy(np.asarray(table.columns[name])) for name in names})
+    if table.path is not None:
+        _SHARED[key] = columns
+    return columns
 
-    Args:
-        table: the items that the split's item indices point into.
-        schema: roles of the columns.
-        trim: a batch is as long as its longest history; False: as ``schema.max_len``.
-    """
 
-    def __init__(self, table: ItemTable, schema: DatasetSchema, *, trim: bool = True) -> None:
-        self._schema = schema
-        self._width = None if trim else schema.max_len
-        self._items = {
-            column.name: torch.from_numpy(np.asarray(table.columns[column.name])) for column in schema.item_columns
-        }
-
-    def gather(self, split: Split, rows: np.ndarray) -> MultimodalBatch:
-        """Return the batch of the given row numbers of ``split``, (B,) int."""
-        starts = split.history_offsets[rows]
-        lengths = split.history_offsets[rows + 1] - starts
-        width = max(1, int(lengths.max())) if self._width is None else self._width
-        offset = np.arange(width) - (width - lengths)[:, None]  # position within the row's own history, < 0 is padding
-        is_real = offset >= 0
-        ids = np.zeros((len(rows), width + 1), dtype=np.int64)
-        ids[:, :-1][is_real] = split.history_values[(starts[:, None] + offset)[is_real]]
-        ids[:, -1] = split.item[rows]
-        context = {name: torch.from_numpy(values[rows]) for name, values in self._row_arrays(split).items()}
-        return MultimodalBatch.from_ids(context, torch.from_numpy(ids), torch.from_numpy(is_real), self._items)
-
-    def _row_arrays(self, split: Split) -> dict[str, np.ndarray]:
-        arrays = dict(split.context)
-        if split.group is not None and self._schema.group_id is not None:
-            arrays[self._schema.group_id] = split.group
-        if split.label is not None:
-            arrays[self._schema.label_col] = split.label
-        return arrays
+def _fits(nbytes: int, device: torch.device) -> bool:
+    return device.type != "cuda" or nbytes < torch.cuda.mem_get_info(device)[0] // 2
 
 
 def named_item_table(feature_map: Any) -> ItemTable | None:

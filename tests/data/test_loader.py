@@ -88,7 +88,7 @@ def test_what_the_host_asks(files: Path) -> None:
     train = loader(files)
     assert (train.num_samples, train.num_blocks, len(train), train.has_label) == (5, 1, 3, True)
     assert [len(batch.item_index) for batch in train] == [2, 2, 1]
-    assert train.batch(np.array([0]))[0]["user_id"].dtype == torch.int64
+    assert next(iter(train))[0]["user_id"].dtype == torch.int64
 
 
 def test_the_suffix_may_be_left_out_and_a_list_of_one_batch(files: Path) -> None:

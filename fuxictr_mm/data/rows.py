@@ -1,0 +1,297 @@
+"""The rows of a split as training holds them: few bytes each, and in an order that a batch is gathered from quickly.
+
+Apart from the contract, which says what a good file is: here nothing is checked any more but whether memory suffices.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from fuxictr_mm.batch import ItemColumns, RaggedBatch
+from fuxictr_mm.data.contract import Split, iter_whole_split
+from fuxictr_mm.data.order import EpochOrder
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import open_parquet
+from fuxictr_mm.schema import Column, DatasetSchema
+
+__all__ = ["BatchGatherer", "Rows", "RowDigest", "arrange", "column_types", "read_rows"]
+
+GROUP = np.dtype(np.int64)
+LABEL = np.dtype(np.uint8)
+NUMERIC = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows, arranged.
+
+    Attributes:
+        items: (total + N,) int32 item indices: the history of row 0, oldest first, and its target, then row 1.
+        lengths: (N,) whole numbers on the CPU, as narrow as ``max_len`` allows: how long each history is.
+        last: (N,) int32, or int64 beyond 2 G items: where in ``items`` the target of each row is.
+        columns: name -> (N,): context, group and label, as narrow as :func:`column_types` says.
+        group: the column of ``columns`` that stays on the CPU, where the host's ``evaluate`` wants it.
+    """
+
+    items: torch.Tensor
+    lengths: np.ndarray
+    last: torch.Tensor
+    columns: Mapping[str, torch.Tensor]
+    group: str | None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.lengths.nbytes + sum(t.nbytes for t in (self.items, self.last, *self.columns.values()))
+
+    @cached_property
+    def lengths_on_device(self) -> torch.Tensor:
+        return torch.from_numpy(self.lengths).to(self.items.device)
+
+    def to(self, device: torch.device) -> "Rows":
+        """Return the rows on ``device``; lengths and group stay on the CPU."""
+        columns = {name: c if name == self.group else c.to(device) for name, c in self.columns.items()}
+        return replace(self, items=self.items.to(device), last=self.last.to(device), columns=columns)
+
+    def windows(self, order: EpochOrder, start: int) -> Iterator[tuple["Rows", np.ndarray]]:
+        """Yield these rows, and the order in which they come from row number ``start`` of the epoch on."""
+        yield self, order.of_rows(self.lengths)[start:]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of targets, histories, context and labels."""
+        digest = RowDigest()
+        digest.update(self.items.cpu().numpy(), self.lengths, self.columns, self.group)
+        return digest.hexdigest()
+
+
+class RowDigest:
+    """Digest of rows that come in parts: the parts do not show in it."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, hashlib.blake2b] = {}
+
+    def update(
+        self, items: np.ndarray, lengths: np.ndarray, columns: Mapping[str, torch.Tensor], group: str | None
+    ) -> None:
+        """Take the next rows in; the arguments are those of :class:`Rows`."""
+        arrays = {f"column/{name}": values.cpu().numpy() for name, values in columns.items() if name != group}
+        for name, values in {"items": items, "lengths": lengths, **arrays}.items():
+            digest = self._of.setdefault(f"{name} {values.dtype}", hashlib.blake2b(digest_size=16))
+            digest.update(np.ascontiguousarray(values).data)
+
+    def hexdigest(self) -> str:
+        parts = [f"{name} {digest.hexdigest()}" for name, digest in self._of.items()]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def column_types(schema: DatasetSchema, *, label: bool) -> dict[str, np.dtype]:
+    """Column name -> type in which it is stored, in the order of a batch: context, group, label.
+
+    Ids are as narrow as their vocabulary, which the YAML declares, allows.
+    """
+    types = {column.name: _narrow_id(column) for column in schema.context_columns}
+    if schema.group_id is not None:
+        types[schema.group_id] = GROUP
+    if label:
+        types[schema.label_col] = LABEL
+    return types
+
+
+def _narrow_id(column: Column) -> np.dtype:
+    if column.type == "numeric":
+        return NUMERIC
+    limits = ((256, np.uint8), (2**15, np.int16))
+    return np.dtype(next((kind for limit, kind in limits if (column.vocab_size or 2**31) <= limit), np.int32))
+
+
+def length_type(max_len: int) -> np.dtype:
+    """The narrowest type for a history length."""
+    return np.dtype(np.uint8 if max_len < 2**8 else np.int16 if max_len < 2**15 else np.int32)
+
+
+def interleave(chunk: Split) -> np.ndarray:
+    """Histories and targets of a chunk, (total + N,) int32, in the order of :attr:`Rows.items`."""
+    items = np.empty(len(chunk.history_values) + len(chunk), np.int32)
+    last = chunk.history_offsets[1:] + np.arange(len(chunk))
+    is_history = np.ones(len(items), bool)
+    is_history[last] = False
+    items[last] = chunk.item
+    items[is_history] = chunk.history_values
+    return items
+
+
+def columns_of(chunk: Split, schema: DatasetSchema) -> dict[str, np.ndarray]:
+    """The columns of :func:`column_types`; a chunk without groups has none."""
+    found = dict(chunk.context)
+    if chunk.group is not None and schema.group_id is not None:
+        found[schema.group_id] = chunk.group
+    if chunk.label is not None:
+        found[schema.label_col] = chunk.label
+    types = column_types(schema, label=chunk.label is not None)
+    return {name: values.astype(types[name]) for name, values in found.items()}
+
+
+def arrange(items: np.ndarray, lengths: np.ndarray, columns: Mapping[str, np.ndarray], group: str | None) -> Rows:
+    """Rows on the CPU; the arguments are those of :class:`Rows`, and not copied."""
+    last = np.cumsum(lengths, dtype=np.int32 if len(items) < 2**31 else np.int64)
+    np.add(last, np.arange(len(lengths), dtype=last.dtype), out=last)
+    tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
+    return Rows(torch.from_numpy(items), lengths, torch.from_numpy(last), tensors, group)
+
+
+def arrange_split(chunk: Split, schema: DatasetSchema) -> Rows:
+    """The rows of one chunk."""
+    lengths = np.diff(chunk.history_offsets).astype(length_type(schema.max_len))
+    return arrange(interleave(chunk), lengths, columns_of(chunk, schema), schema.group_id)
+
+
+def read_rows(
+    path: str | Path, schema: DatasetSchema, item_ids: np.ndarray, *, require_label: bool, progress: bool = True
+) -> Rows:
+    """Read, check and arrange one whole split file; the arguments are those of ``iter_whole_split``.
+
+    Raises:
+        DataError: the file breaks the contract.
+        ConfigError: the rows would not fit into memory.
+    """
+    path = Path(path)
+    n_rows, places = _room(path, schema)
+    lengths = np.empty(n_rows, length_type(schema.max_len))
+    columns: dict[str, np.ndarray] = {}
+    # Memory that is never written to is never given: the room may be too large, and shrinks where it lies.
+    items = np.empty(places, np.int32)
+    row = place = 0
+    for chunk in iter_whole_split(path, schema, item_ids, require_label=require_label, progress=progress):
+        part = interleave(chunk)
+        if place + len(part) > len(items):
+            items = np.concatenate([items[:place], np.empty(len(items) // 2 + len(part), np.int32)])
+        items[place : place + len(part)] = part
+        place += len(part)
+        rows = slice(row, row + len(chunk))
+        lengths[rows] = np.diff(chunk.history_offsets)
+        for name, values in columns_of(chunk, schema).items():
+            columns.setdefault(name, np.empty(n_rows, values.dtype))[rows] = values
+        row = rows.stop
+    items.resize(place, refcheck=False)
+    if schema.group_id is not None:
+        columns[schema.group_id] = _narrow(columns[schema.group_id])
+    return arrange(items, lengths, columns, schema.group_id)
+
+
+def _narrow(ids: np.ndarray) -> np.ndarray:
+    info = np.iinfo(np.int32)
+    return ids.astype(np.int32) if info.min <= ids.min() and ids.max() <= info.max else ids
+
+
+def _room(path: Path, schema: DatasetSchema) -> tuple[int, int]:
+    """Number of rows, and of item places that surely or probably suffice.
+
+    Raises:
+        ConfigError: there is not so much memory.
+    """
+    file = open_parquet(path, (schema.history_col,))
+    n_rows = file.metadata.num_rows
+    if not n_rows or not file.schema_arrow.field(schema.history_col).type.num_fields:
+        return n_rows, n_rows  # refused as soon as it is read
+    types = column_types(schema, label=schema.label_col in file.schema_arrow.names)
+    per_row = sum(kind.itemsize for kind in types.values()) + length_type(schema.max_len).itemsize + 8
+    available = available_memory()
+    places = n_rows + _stored_values(file.metadata, schema.history_col)
+    if n_rows * per_row + 4 * places > available:  # what the file says about lists counts padding
+        places = int(n_rows * (1 + 1.05 * min(_mean_length(file, schema.history_col), schema.max_len)))
+    needed = n_rows * per_row + 4 * places
+    if needed > available:
+        raise ConfigError(
+            f"{path}: {n_rows:,} rows need about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+            "available; set stream: True, which trains from a file beside the feature map, whatever the rows."
+        )
+    return n_rows, places
+
+
+def _stored_values(metadata: pq.FileMetaData, column: str) -> int:
+    """Entries of a list column over the whole file, padding included."""
+    group = metadata.row_group(0)
+    names = [group.column(at).path_in_schema.split(".")[0] for at in range(group.num_columns)]
+    return sum(metadata.row_group(g).column(names.index(column)).num_values for g in range(metadata.num_row_groups))
+
+
+def _mean_length(file: pq.ParquetFile, column: str) -> float:
+    """Mean number of ids other than 0 and null in the first lists of three row groups: first, middle and last."""
+    found = []
+    for group in sorted({0, file.metadata.num_row_groups // 2, file.metadata.num_row_groups - 1}):
+        lists = next(file.iter_batches(4096, row_groups=[group], columns=[column])).column(0)
+        found.append(np.count_nonzero(lists.flatten().drop_null().to_numpy()) / len(lists))
+    return float(np.mean(found))
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may still take; the largest number where the system does not tell."""
+    limits = [np.iinfo(np.int64).max]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        limits.append(1024 * _entry(meminfo, "MemAvailable"))
+    group = Path("/sys/fs/cgroup")  # a container's own
+    if (group / "memory.max").exists() and (most := (group / "memory.max").read_text().strip()).isdigit():
+        used = int((group / "memory.current").read_text()) - _entry(group / "memory.stat", "file")
+        limits.append(int(most) - used)
+    return int(min(limits))
+
+
+def _entry(path: Path, key: str) -> int:
+    words = (line.split() for line in path.read_text().splitlines())
+    return next(int(line[1]) for line in words if line[0].rstrip(":") == key)
+
+
+class BatchGatherer:
+    """Turns rows into batches.
+
+    Args:
+        columns: the items that the rows' item indices point into.
+        schema: roles of the columns.
+        trim: a batch is as long as its longest history; False: as ``schema.max_len``.
+    """
+
+    def __init__(self, columns: ItemColumns, schema: DatasetSchema, *, trim: bool = True) -> None:
+        self._columns = columns
+        self._width = None if trim else schema.max_len
+        self._types = {column.name: torch.int32 for column in schema.context_columns if column.type != "numeric"}
+        self._types |= {schema.label_col: torch.float32}
+        if schema.group_id is not None:
+            self._types[schema.group_id] = torch.int64
+
+    def gather(self, rows: Rows, chosen: np.ndarray, chosen_on_device: torch.Tensor | None = None) -> RaggedBatch:
+        """Return the batch of some rows, on the device where the rows are.
+
+        Nothing here waits for the device: every size follows from the lengths on the CPU.
+
+        Args:
+            rows: N rows.
+            chosen: (B,) int row numbers.
+            chosen_on_device: the same on the device of ``rows``; may be left out on the CPU.
+        """
+        at_host = torch.from_numpy(chosen)
+        at = at_host if chosen_on_device is None else chosen_on_device
+        lengths = rows.lengths[chosen]
+        lengths_B = torch.from_numpy(lengths) if at is at_host else rows.lengths_on_device.index_select(0, at)
+        width = max(1, int(lengths.max())) if self._width is None else self._width
+        total = int(lengths.sum(dtype=np.int64)) + len(lengths)
+        # Where the items of a row begin in `rows.items`, less where they begin in the batch.
+        count_B = lengths_B.long() + 1
+        shift_B = rows.last.index_select(0, at) + 1 - count_B.cumsum(0, dtype=rows.last.dtype)
+        place = torch.repeat_interleave(shift_B, count_B, output_size=total)
+        place += torch.arange(total, dtype=place.dtype, device=place.device)
+        context = {}
+        for name, column in rows.columns.items():
+            values = column.index_select(0, at_host if name == rows.group else at)
+            context[name] = values.to(self._types.get(name, values.dtype))
+        return RaggedBatch(context, rows.items.index_select(0, place), lengths_B, width, self._columns)
