@@ -1,8 +1,8 @@
 """Layers of ours: tensors in, tensors out, each with its own ``out_dim``. Everything else comes from the host."""
 
 from fuxictr_mm.layers.alignment import GatedAlignment, MLPAlignment
-from fuxictr_mm.layers.cross import LowRankCrossNet
+from fuxictr_mm.layers.cross import LowRankCrossNet, SlotCrossNet
 from fuxictr_mm.layers.excitation import FieldExcitation
 from fuxictr_mm.layers.history import HistoryEncoder
 
-__all__ = ["FieldExcitation", "GatedAlignment", "HistoryEncoder", "LowRankCrossNet", "MLPAlignment"]
+__all__ = ["FieldExcitation", "GatedAlignment", "HistoryEncoder", "LowRankCrossNet", "MLPAlignment", "SlotCrossNet"]

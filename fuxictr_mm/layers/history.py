@@ -56,6 +56,7 @@ class HistoryEncoder(nn.Module):
             raise ConfigError(f"num_heads={num_heads} must divide the width of a history token, {token_dim}.")
         if first_k_cols + int(concat_max_pool) < 1:
             raise ConfigError("first_k_cols=0 with concat_max_pool=False leaves nothing of the history.")
+        self.token_dim = token_dim
         self.target_concat = target_concat
         self.first_k_cols = first_k_cols
         self.concat_max_pool = concat_max_pool
@@ -88,14 +89,17 @@ class HistoryEncoder(nn.Module):
         if not self.ignores_padding or len(target_BD) <= CPU_ROWS:
             return self.encode(target_BD, history_BLD, is_real_BL)
         length = is_real_BL.shape[1]
-        first_real_B = is_real_BL.int().argmax(dim=1)
-        width_B = torch.where(is_real_BL.any(dim=1), length - first_real_B, 1)
+        width_B = _reach(is_real_BL)
         order_B = width_B.argsort(stable=True)
         parts = []
         for rows in order_B.split(CPU_ROWS):
             latest = slice(length - int(width_B[rows[-1]]), None)
             parts.append(self.encode(target_BD[rows], history_BLD[rows, latest], is_real_BL[rows, latest]))
         return torch.cat(parts)[order_B.argsort()]
+
+    def present_slots(self, is_real_BL: torch.Tensor) -> torch.Tensor | None:
+        """Return (B,) int: how many of the last ``first_k_cols`` outputs of a row may differ from zero; None: all."""
+        return _reach(is_real_BL).clamp(max=self.first_k_cols) if self.ignores_padding else None
 
     def encode(self, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor) -> torch.Tensor:
         """What :meth:`forward` computes, for the rows as they are."""
@@ -137,6 +141,12 @@ class HistoryEncoder(nn.Module):
         keeps_one_B1 = ~ignored_BL.all(dim=1, keepdim=True)
         last_L = torch.arange(ignored_BL.shape[1], device=ignored_BL.device) == ignored_BL.shape[1] - 1
         return ignored_BL & (keeps_one_B1 | ~last_L)
+
+
+def _reach(is_real_BL: torch.Tensor) -> torch.Tensor:
+    """Return (B,) int: positions from the oldest real item to the end, 1 for an empty history."""
+    first_real_B = is_real_BL.int().argmax(dim=1)
+    return torch.where(is_real_BL.any(dim=1), is_real_BL.shape[1] - first_real_B, 1)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

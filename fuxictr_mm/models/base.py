@@ -98,13 +98,17 @@ class MultimodalRankModel(ResumableModel):
         self.compile(optimizer, loss, learning_rate)
         self.reset_parameters()
         self.model_to_device()
+        if self.torch_compile:
+            # Rows, history length and distinct items change from batch to batch.
+            self.score = torch.compile(self.score, dynamic=True)  # type: ignore[method-assign]
 
     def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
         """Return ``{"y_pred": (B, 1)}``, the probability of a click."""
         batch = MultimodalBatch.from_inputs(inputs).to(self.device)
-        context_BC = self.embed_context(batch)
-        target_BD, history_BLD, is_real_BL = self.embed_items(batch)
-        return {"y_pred": self.score(context_BC, target_BD, history_BLD, is_real_BL)}
+        with self.autocast():
+            context_BC = self.embed_context(batch)
+            target_BD, history_BLD, is_real_BL = self.embed_items(batch)
+            return {"y_pred": self.score(context_BC, target_BD, history_BLD, is_real_BL)}
 
     def score(
         self, context_BC: torch.Tensor, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor

@@ -90,4 +90,4 @@ class DIN_SE_MHTA(MultimodalRankModel):
         fields = torch.cat([target_BD, interest_BD], dim=-1)
         if self.field_excitation is not None:
             fields = self.field_excitation(fields)
-        return self.dnn(torch.cat([context_BC, fields], dim=-1))
+        return self.head(self.dnn, torch.cat([context_BC, fields], dim=-1))

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuxictr.pytorch.models import BaseModel
 from torch import nn
 from tqdm import tqdm
 
 from fuxictr_mm.checkpoint import check_shapes, load_weights, read_file, write_file, write_weights
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.files import remove_leftovers
+from fuxictr_mm.layers import SlotCrossNet
+from fuxictr_mm.models.efficient import EfficientModel
 from fuxictr_mm.models.replay import remaining_batches, rng_state, set_rng_state
 
 __all__ = ["MACHINE_KEYS", "ResumableModel", "run_identity", "state_file"]
@@ -48,14 +49,14 @@ def run_identity(params: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in sorted(params.items()) if key not in MACHINE_KEYS}
 
 
-class ResumableModel(BaseModel):
+class ResumableModel(EfficientModel):
     """A host model whose ``fit`` saves its state, stops between two steps, and resumes.
 
     Args:
         accumulation_steps: batches whose gradients are added up before an optimizer step.
         lr_schedule: ``"none"`` leaves the rate to the host, which divides it by ten at an evaluation without gain;
             ``"linear"`` lets it fall to zero over all ``epochs`` instead.
-        kwargs: the host's ``BaseModel`` arguments.
+        kwargs: see :class:`~fuxictr_mm.models.efficient.EfficientModel`, and the host's ``BaseModel`` arguments.
 
     Attributes:
         train_seconds: wall-clock time of training, evaluations included, over all parts of a resumed run.
@@ -197,6 +198,9 @@ class ResumableModel(BaseModel):
         """One batch. Returns the undivided loss, so that the log does not depend on ``accumulation_steps``."""
         position = self._batch_index % self.accumulation_steps
         if position == 0:
+            for module in self.modules():
+                if isinstance(module, SlotCrossNet):
+                    module.recycle_gradients()
             self.optimizer.zero_grad()
         loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
         # The last group of an epoch may be short: it is divided by its own size and stepped, not carried over.

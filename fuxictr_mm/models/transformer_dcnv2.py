@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fuxictr.pytorch.layers import CrossNetV2, MLP_Block
+from fuxictr.pytorch.layers import MLP_Block
 
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet
+from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet, SlotCrossNet
 from fuxictr_mm.models.base import MultimodalRankModel
 
 __all__ = ["Transformer_DCNv2"]
@@ -79,12 +79,17 @@ class Transformer_DCNv2(MultimodalRankModel):
         f_dim = self.context_dim + self.item_dim + self.transformer_encoder.out_dim
         if cross not in CROSSES:
             raise ConfigError(f"cross={cross!r} must be one of {list(CROSSES)}.")
+        self.crossnet: SlotCrossNet | LowRankCrossNet | None = None
         if cross == "full":
-            self.crossnet = CrossNetV2(f_dim, dcn_cross_layers)
+            self.crossnet = SlotCrossNet(
+                f_dim,
+                dcn_cross_layers,
+                first_slot=self.context_dim + self.item_dim,
+                slot_width=self.transformer_encoder.token_dim,
+                n_slots=first_k_cols,
+            )
         elif cross == "low_rank":
             self.crossnet = LowRankCrossNet(f_dim, dcn_cross_layers, cross_rank or max(1, f_dim // 4))
-        else:
-            self.crossnet = None
         self.parallel_dnn = MLP_Block(
             input_dim=f_dim,
             hidden_units=list(dcn_hidden_units),
@@ -108,5 +113,9 @@ class Transformer_DCNv2(MultimodalRankModel):
         f = torch.cat([context_BC, target_BD, user], dim=-1)
         deep = self.parallel_dnn(f)
         if self.crossnet is None:
-            return self.mlp(deep)
-        return self.mlp(torch.cat([self.crossnet(f), deep], dim=-1))
+            return self.head(self.mlp, deep)
+        if isinstance(self.crossnet, SlotCrossNet):
+            crossed = self.crossnet(f, self.transformer_encoder.present_slots(is_real_BL))
+        else:
+            crossed = self.crossnet(f)
+        return self.head(self.mlp, torch.cat([crossed, deep], dim=-1))
