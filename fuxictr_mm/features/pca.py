@@ -42,8 +42,9 @@ class _Moments:
     def add(self, centred: np.ndarray) -> None:
         """Add rows, (m, d) float64 in C order, from which ``mean`` has been subtracted."""
         m = len(centred)
-        offset = np.full(m, 1 / m) @ centred  # how far the rows' own mean is from the mean they were centred by
-        # dsyrk computes one triangle, half the work of a product, and adds it without a matrix in between.
+        offset = centred.mean(axis=0)  # how far the rows' own mean is from the mean they were centred by
+        # dsyrk computes one triangle, half the work of a product, and adds it without a matrix in between. No product
+        # of numpy's beside it: the threads of two BLAS libraries that take turns keep the cores from each other.
         self.scatter = blas.dsyrk(1.0, centred.T, beta=1.0, c=self.scatter, lower=1, overwrite_c=1)
         self.n += m
         # Both scatters are about the old mean by now; about the new one, all rows together are closer by this much.
