@@ -34,14 +34,14 @@ class Rows:
     Attributes:
         items: (total + N,) int32 item indices: the history of row 0, oldest first, and its target, then row 1.
         lengths: (N,) whole numbers on the CPU, as narrow as ``max_len`` allows: how long each history is.
-        last: (N,) int32, or int64 beyond 2 G items: where in ``items`` the target of each row is.
+        end: (N,) int32, or int64 beyond 2 G items: where in ``items`` each row ends, behind its target.
         columns: name -> (N,): context, group and label, as narrow as :func:`column_types` says.
         group: the column of ``columns`` that stays on the CPU, where the host's ``evaluate`` wants it.
     """
 
     items: torch.Tensor
     lengths: np.ndarray
-    last: torch.Tensor
+    end: torch.Tensor
     columns: Mapping[str, torch.Tensor]
     group: str | None
 
@@ -51,7 +51,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return self.lengths.nbytes + sum(t.nbytes for t in (self.items, self.last, *self.columns.values()))
+        return self.lengths.nbytes + sum(t.nbytes for t in (self.items, self.end, *self.columns.values()))
 
     @cached_property
     def lengths_on_device(self) -> torch.Tensor:
@@ -60,7 +60,7 @@ class Rows:
     def to(self, device: torch.device) -> "Rows":
         """Return the rows on ``device``; lengths and group stay on the CPU."""
         columns = {name: c if name == self.group else c.to(device) for name, c in self.columns.items()}
-        return replace(self, items=self.items.to(device), last=self.last.to(device), columns=columns)
+        return replace(self, items=self.items.to(device), end=self.end.to(device), columns=columns)
 
     def windows(self, order: EpochOrder, start: int) -> Iterator[tuple["Rows", np.ndarray]]:
         """Yield these rows, and the order in which they come from row number ``start`` of the epoch on."""
@@ -143,10 +143,10 @@ def columns_of(chunk: Split, schema: DatasetSchema) -> dict[str, np.ndarray]:
 
 def arrange(items: np.ndarray, lengths: np.ndarray, columns: Mapping[str, np.ndarray], group: str | None) -> Rows:
     """Rows on the CPU; the arguments are those of :class:`Rows`, and not copied."""
-    last = np.cumsum(lengths, dtype=np.int32 if len(items) < 2**31 else np.int64)
-    np.add(last, np.arange(len(lengths), dtype=last.dtype), out=last)
+    end = np.cumsum(lengths, dtype=np.int32 if len(items) < 2**31 else np.int64)
+    np.add(end, np.arange(1, len(lengths) + 1, dtype=end.dtype), out=end)
     tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
-    return Rows(torch.from_numpy(items), lengths, torch.from_numpy(last), tensors, group)
+    return Rows(torch.from_numpy(items), lengths, torch.from_numpy(end), tensors, group)
 
 
 def arrange_split(chunk: Split, schema: DatasetSchema) -> Rows:
@@ -268,6 +268,7 @@ class BatchGatherer:
         self._types |= {schema.label_col: torch.float32}
         if schema.group_id is not None:
             self._types[schema.group_id] = torch.int64
+        self._numbers = torch.empty(0)
 
     def gather(self, rows: Rows, chosen: np.ndarray, chosen_on_device: torch.Tensor | None = None) -> RaggedBatch:
         """Return the batch of some rows, on the device where the rows are.
@@ -285,13 +286,19 @@ class BatchGatherer:
         lengths_B = torch.from_numpy(lengths) if at is at_host else rows.lengths_on_device.index_select(0, at)
         width = max(1, int(lengths.max())) if self._width is None else self._width
         total = int(lengths.sum(dtype=np.int64)) + len(lengths)
+        count_B = lengths_B.int() + 1
         # Where the items of a row begin in `rows.items`, less where they begin in the batch.
-        count_B = lengths_B.long() + 1
-        shift_B = rows.last.index_select(0, at) + 1 - count_B.cumsum(0, dtype=rows.last.dtype)
+        shift_B = rows.end.index_select(0, at) - count_B.cumsum(0, dtype=rows.end.dtype)
         place = torch.repeat_interleave(shift_B, count_B, output_size=total)
-        place += torch.arange(total, dtype=place.dtype, device=place.device)
+        place += self._counting(total, place)
         context = {}
         for name, column in rows.columns.items():
             values = column.index_select(0, at_host if name == rows.group else at)
             context[name] = values.to(self._types.get(name, values.dtype))
         return RaggedBatch(context, rows.items.index_select(0, place), lengths_B, width, self._columns)
+
+    def _counting(self, total: int, like: torch.Tensor) -> torch.Tensor:
+        """0, 1, 2, ... of the type and on the device of ``like``; made once."""
+        if len(self._numbers) < total or self._numbers.device != like.device or self._numbers.dtype != like.dtype:
+            self._numbers = torch.arange(2 * total, dtype=like.dtype, device=like.device)
+        return self._numbers[:total]

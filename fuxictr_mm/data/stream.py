@@ -198,7 +198,7 @@ def _write(path: Path, parts: Iterator[Rows], about: dict[str, Any]) -> None:
             items = part.items.numpy()
             columns = {name: values.numpy() for name, values in part.columns.items()}
             digest.update(items, part.lengths, part.columns, part.group)
-            ends_of_rows = np.concatenate([np.zeros(1, np.int64), part.last.numpy() + 1])
+            ends_of_rows = np.concatenate([np.zeros(1, np.int64), part.end.numpy()])
             for start in range(0, len(part), BLOCK_ROWS):
                 rows = slice(start, min(start + BLOCK_ROWS, len(part)))
                 arrays = [items[ends_of_rows[rows.start] : ends_of_rows[rows.stop]], part.lengths[rows]]
