@@ -1,0 +1,157 @@
+"""What is done faster gives what the host gives; what is done cheaper gives nearly that."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.layers import cross
+from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel, Transformer_DCNv2
+from tests.synthetic import MODEL_KWARGS, tiny_challenge_batch, tiny_feature_map
+
+WIDTHS: dict[str, Any] = {
+    "dcn_hidden_units": [8, 6],
+    "mlp_hidden_units": [5],
+    "dim_feedforward": 9,
+    "first_k_cols": 3,
+    "transformer_dropout": 0.0,
+    "net_dropout": 0.0,
+}
+LENGTHS = (4, 0, 6, 1, 2, 3)
+
+
+def transformer(folder: Path, **changes: Any) -> Transformer_DCNv2:
+    torch.manual_seed(0)
+    settings = {**MODEL_KWARGS, **WIDTHS, "model_root": str(folder), "learning_rate": 0.01, **changes}
+    return started(Transformer_DCNv2(tiny_feature_map(folder), **settings))
+
+
+def din(folder: Path, **changes: Any) -> DIN_SE_MHTA:
+    torch.manual_seed(0)
+    settings = {**MODEL_KWARGS, "dnn_hidden_units": [8], "num_heads": 2, "model_root": str(folder), **changes}
+    return started(DIN_SE_MHTA(tiny_feature_map(folder), learning_rate=0.01, net_dropout=0.0, **settings))
+
+
+def started(model: Any) -> Any:
+    model._max_gradient_norm, model._batch_index, model._steps_per_epoch = 10.0, 0, 1
+    return model
+
+
+def batches(model: MultimodalRankModel, count: int = 3) -> list[Any]:
+    return [tiny_challenge_batch(model.feature_map, LENGTHS, seed=seed) for seed in range(count)]
+
+
+@pytest.mark.parametrize("build", [transformer, din])
+def test_evaluate_and_predict_are_the_hosts(build: Any, tmp_path: Path) -> None:
+    model = build(tmp_path)
+    metrics = ["AUC", "logloss", "gAUC"]
+    for batch in (data := batches(model)):
+        batch[0]["user_id"] //= 2  # groups of two rows with both labels
+    ours, host = model.evaluate(data, metrics), BaseModel.evaluate(model, data, metrics)
+    assert ours == host
+    assert model.evaluate(data) == BaseModel.evaluate(model, data)  # the experiment's own metrics
+    answer = model.predict(data)
+    assert answer.dtype == np.float64
+    assert np.array_equal(answer, BaseModel.predict(model, data))
+
+
+def test_a_single_row_is_evaluated(tmp_path: Path) -> None:
+    model = transformer(tmp_path)
+    logs = model.evaluate([tiny_challenge_batch(model.feature_map, (2,))], ["logloss"])
+    assert np.isfinite(logs["logloss"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "AdamW", "SGD", "Adagrad"])
+def test_a_fused_optimizer_takes_the_same_steps(optimizer: str, tmp_path: Path) -> None:
+    model, plain = transformer(tmp_path, optimizer=optimizer), transformer(tmp_path, optimizer=optimizer)
+    plain.optimizer = type(plain.optimizer)(plain.parameters(), lr=0.01)
+    assert model.optimizer.param_groups[0]["fused"]
+    assert not plain.optimizer.param_groups[0].get("fused")
+    for seed in range(5):
+        torch.manual_seed(seed)
+        # The same gradients for both: of those that are nearly zero, Adam would blow up the rounding.
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            ours.grad = torch.randn_like(ours)
+            theirs.grad = ours.grad.clone()
+        model.optimizer.step()
+        plain.optimizer.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_that_torch_cannot_fuse_stays(tmp_path: Path) -> None:
+    model = transformer(tmp_path, optimizer="RMSprop")
+    assert "fused" not in model.optimizer.param_groups[0]
+    model.train_step(batches(model, 1)[0])
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_skipping_absent_slots_takes_the_same_steps(
+    accumulation_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole model, trained: the cross network with slots against the dense one."""
+    losses = {}
+    for name, min_width in (("dense", 10**6), ("slots", 0)):
+        monkeypatch.setattr(cross, "MIN_WIDTH", min_width)
+        model = transformer(tmp_path, accumulation_steps=accumulation_steps)
+        model._steps_per_epoch = 6
+        losses[name] = []
+        for index, batch in enumerate(batches(model, 6)):
+            model._batch_index = index
+            losses[name].append(float(model.train_step(batch)))
+        model.eval()
+        losses[name] += model.predict(batches(model)).tolist()
+    assert losses["slots"] == pytest.approx(losses["dense"], rel=1e-5)
+    assert len(set(losses["dense"])) > 10
+
+
+def test_the_published_mask_has_no_absent_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for min_width in (10**6, 0):
+        monkeypatch.setattr(cross, "MIN_WIDTH", min_width)
+        model = transformer(tmp_path, padding_mask="as_published")
+        answers.append(model.predict(batches(model)))
+    assert np.array_equal(*answers)
+
+
+@pytest.mark.parametrize("build", [transformer, din])
+def test_bf16_is_close_and_its_probabilities_are_fine_grained(build: Any, tmp_path: Path) -> None:
+    exact, cheap = build(tmp_path), build(tmp_path, amp="bf16")
+    for model in (exact, cheap):
+        with torch.no_grad():
+            for name, parameter in sorted(model.named_parameters()):
+                torch.manual_seed(len(name))
+                parameter.normal_(std=0.3)
+    data = batches(exact)
+    expected, answer = exact.predict(data), cheap.predict(data)
+    assert not np.array_equal(answer, expected)  # or nothing was cheaper
+    np.testing.assert_allclose(answer, expected, atol=0.03)
+    as_bf16 = torch.from_numpy(answer).bfloat16().double().numpy()
+    assert (answer != as_bf16).any()  # the last layer is float32
+    loss = cheap.train_step(data[0])
+    assert torch.isfinite(loss)
+    assert all(parameter.dtype == torch.float32 for parameter in cheap.parameters())
+
+
+def test_an_unknown_amp_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"amp='fp8' must be one of \['none', 'bf16'\]"):
+        transformer(tmp_path, amp="fp8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [transformer, din])
+def test_a_compiled_model_takes_the_same_steps(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch.compile as it is, less the C++ compiler: minutes in a suite. benchmarks/step.py compares losses with it.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    eager, compiled = build(tmp_path), build(tmp_path, torch_compile=True)
+    batch = batches(eager)[0]
+    for _ in range(2):
+        torch.testing.assert_close(compiled.train_step(batch), eager.train_step(batch), rtol=1e-4, atol=1e-5)
+    short = [tiny_challenge_batch(eager.feature_map, (1, 0), width=2)]  # another B and L
+    np.testing.assert_allclose(compiled.predict(short), eager.predict(short), atol=1e-5)
+    assert compiled.state_dict().keys() == eager.state_dict().keys()
