@@ -17,6 +17,9 @@ import torch
 
 __all__ = ["ItemColumns", "MultimodalBatch", "RaggedBatch"]
 
+# From this size on, glibc takes memory for every array anew from the system and does not reuse its own.
+FRESH_BYTES = 32 << 20
+
 
 class MultimodalBatch(Sequence):
     """B rows of a CTR dataset, each with one target item and up to L history items.
@@ -117,7 +120,7 @@ class ItemColumns:
     where the model fits, so do they.
 
     Args:
-        columns: column name -> (n_items + 1, ...) on the CPU, row 0 being padding.
+        columns: column name -> (n_items + 1, ...) on the CPU; row 0 is padding and holds zeros.
     """
 
     def __init__(self, columns: Mapping[str, torch.Tensor]) -> None:
@@ -214,9 +217,18 @@ class RaggedBatch(MultimodalBatch):
         return padded.masked_scatter_(is_filled, values.long())
 
     def _challenge_form(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
-        flat = self.item_ids.view(-1)
-        items = {name: column.index_select(0, flat) for name, column in self._table.items()}
+        items = {name: self._spread(column) for name, column in self._table.items()}
         return dict(self.context), items, self.is_real_BL.float()
+
+    def _spread(self, column: torch.Tensor) -> torch.Tensor:
+        """(B (L + 1), ...): the rows of a column for every position."""
+        nbytes = self._is_filled.numel() * column[0].nbytes
+        if column.device.type != "cpu" or nbytes < FRESH_BYTES:
+            return column.index_select(0, self.item_ids.view(-1))
+        # Most positions are padding, and the system hands out zeros: what nobody writes to costs nothing.
+        spread = torch.from_numpy(np.zeros((self._is_filled.numel(), *column.shape[1:]), column.numpy().dtype))
+        filled = torch.from_numpy(np.flatnonzero(self._is_filled.numpy()))
+        return spread.index_copy_(0, filled, column.index_select(0, self.ids))
 
 
 def _marked(ids: torch.Tensor, n_rows: int, has_padding: bool) -> tuple[torch.Tensor, torch.Tensor]:
