@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import N_ITEMS, draw_lengths, median_and_spread, peak_memory, write
 from fuxictr.features import FeatureMap
 from model_zoo.LongCTR import TransAct
 from tqdm import tqdm
 
-from common import N_ITEMS, draw_lengths, median_and_spread, peak_memory, write
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.models import Transformer_DCNv2
 

@@ -4,5 +4,14 @@ from fuxictr_mm.layers.alignment import GatedAlignment, MLPAlignment
 from fuxictr_mm.layers.cross import LowRankCrossNet, SlotCrossNet
 from fuxictr_mm.layers.excitation import FieldExcitation
 from fuxictr_mm.layers.history import HistoryEncoder
+from fuxictr_mm.layers.slots import Slots
 
-__all__ = ["FieldExcitation", "GatedAlignment", "HistoryEncoder", "LowRankCrossNet", "MLPAlignment", "SlotCrossNet"]
+__all__ = [
+    "FieldExcitation",
+    "GatedAlignment",
+    "HistoryEncoder",
+    "LowRankCrossNet",
+    "MLPAlignment",
+    "SlotCrossNet",
+    "Slots",
+]

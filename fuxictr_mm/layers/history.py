@@ -91,10 +91,12 @@ class HistoryEncoder(nn.Module):
         length = is_real_BL.shape[1]
         width_B = _reach(is_real_BL)
         order_B = width_B.argsort(stable=True)
+        # Sorted once and split: rows taken chunk by chunk would each get a gradient as large as the batch.
+        chunks = (part[order_B].split(CPU_ROWS) for part in (target_BD, history_BLD, is_real_BL, width_B))
         parts = []
-        for rows in order_B.split(CPU_ROWS):
-            latest = slice(length - int(width_B[rows[-1]]), None)
-            parts.append(self.encode(target_BD[rows], history_BLD[rows, latest], is_real_BL[rows, latest]))
+        for target, history, is_real, width in zip(*chunks):
+            latest = slice(length - int(width[-1]), None)
+            parts.append(self.encode(target, history[:, latest], is_real[:, latest]))
         return torch.cat(parts)[order_B.argsort()]
 
     def present_slots(self, is_real_BL: torch.Tensor) -> torch.Tensor | None:

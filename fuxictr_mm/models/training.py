@@ -24,7 +24,7 @@ from tqdm import tqdm
 from fuxictr_mm.checkpoint import check_shapes, load_weights, read_file, write_file, write_weights
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.files import remove_leftovers
-from fuxictr_mm.layers import SlotCrossNet
+from fuxictr_mm.layers import Slots
 from fuxictr_mm.models.efficient import EfficientModel
 from fuxictr_mm.models.replay import remaining_batches, rng_state, set_rng_state
 
@@ -199,7 +199,7 @@ class ResumableModel(EfficientModel):
         position = self._batch_index % self.accumulation_steps
         if position == 0:
             for module in self.modules():
-                if isinstance(module, SlotCrossNet):
+                if isinstance(module, Slots):
                     module.recycle_gradients()
             self.optimizer.zero_grad()
         loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
