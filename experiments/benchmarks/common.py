@@ -1,8 +1,10 @@
-"""What the benchmarks share: histories of known shape, interleaved rounds, peak memory, one table and one JSON each."""
+"""What the benchmarks share: histories of known shape, interleaved rounds, peak memory, and how results are kept."""
 
 import gc
 import json
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.provenance import current_commit, machine
@@ -106,14 +107,15 @@ def _text(value: Any) -> str:
 
 
 def write(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path = RESULTS) -> None:
-    """Print the table and save ``NAME.json``: settings, rows, machine, versions, commit, time of the measurement."""
-    print(table(rows))
+    """Print the table and save it as ``NAME.md`` and ``NAME.json``, with command, machine, versions and commit."""
+    text = table(rows)
+    print(text)
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "benchmark": name,
+        "command": shlex.join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": dict(settings),
         "machine": machine(),
-        "threads": torch.get_num_threads(),
         "versions": {package: version(package) for package in PACKAGES},
         "commit": current_commit(),
         "date": time.strftime("%Y-%m-%d"),
@@ -121,4 +123,7 @@ def write(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, An
     }
     with atomic_write(out / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    print(f"saved: {out / f'{name}.json'}")
+    about = f"Command: `{content['command']}`\n{content['machine']}; commit {content['commit']}, {content['date']}.\n"
+    with atomic_write(out / f"{name}.md") as temporary:
+        temporary.write_text(f"{text}\n\n{about}")
+    print(f"saved: {out / name}.json and .md")
