@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from fuxictr_mm.config import GROUP_METRICS
 from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split, number_groups
+from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.loader import item_columns, named_item_table
-from fuxictr_mm.data.rows import BatchGatherer, Rows, arrange_split
+from fuxictr_mm.data.rows import Rows, arrange_split
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.metrics import evaluate_metrics
@@ -166,12 +167,12 @@ def _bar(file: pq.ParquetFile, name: str) -> Any:
     return tqdm(total=file.metadata.num_rows, desc=name, unit=" rows", disable=None)
 
 
-def _score(model: Any, gatherer: BatchGatherer, chunk: Rows, batch_size: int, bar: Any) -> Iterator[np.ndarray]:
-    for start in range(0, len(chunk), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(chunk)))
+def _score(model: Any, gatherer: BatchGatherer, rows: Rows, batch_size: int, bar: Any) -> Iterator[np.ndarray]:
+    for batch in gatherer.batches(rows, np.arange(len(rows)), batch_size):
         with torch.no_grad():
-            yield model.forward(gatherer.gather(chunk, rows))["y_pred"].float().cpu().numpy().reshape(-1)
-        bar.update(len(rows))
+            scores = model.forward(batch)["y_pred"].float().cpu().numpy().reshape(-1)
+        yield scores
+        bar.update(len(scores))
 
 
 def _evaluate(seen: Mapping[str, list[Any]], metrics: Sequence[str]) -> dict[str, float]:

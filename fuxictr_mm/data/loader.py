@@ -11,8 +11,9 @@ import torch
 from fuxictr.pytorch.torch_utils import get_device
 
 from fuxictr_mm.batch import ItemColumns, MultimodalBatch
+from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.order import EpochOrder
-from fuxictr_mm.data.rows import BatchGatherer, Rows, read_rows
+from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.data.stream import StreamedRows, stream_split
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.item_table import ItemTable, read_item_info
@@ -132,10 +133,7 @@ class MMCTRDataLoader:
         self.epoch += 1
         for rows, order in self._rows.windows(epoch, start * self.batch_size):
             on_device = rows if rows.items.device == self._device else rows.to(self._device)
-            order_on_device = torch.from_numpy(order).to(self._device)
-            for row in range(0, len(order), self.batch_size):
-                chosen = slice(row, row + self.batch_size)
-                yield self._gatherer.gather(on_device, order[chosen], order_on_device[chosen])
+            yield from self._gatherer.batches(on_device, order, self.batch_size)
             del rows, on_device  # not two windows at a time
 
     @property

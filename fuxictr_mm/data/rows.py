@@ -1,4 +1,4 @@
-"""The rows of a split as training holds them: few bytes each, and in an order that a batch is gathered from quickly.
+"""The rows of a split as training holds them: few bytes each, and so laid out that batches are gathered quickly.
 
 Apart from the contract, which says what a good file is: here nothing is checked any more but whether memory suffices.
 """
@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from fuxictr_mm.batch import ItemColumns, RaggedBatch
 from fuxictr_mm.data.contract import Split, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.schema import Column, DatasetSchema
 
-__all__ = ["BatchGatherer", "Rows", "RowDigest", "arrange", "column_types", "read_rows"]
+__all__ = [
+    "RowDigest", "Rows", "arrange", "arrange_split", "available_memory", "column_types", "length_type", "read_rows",
+]  # fmt: skip
 
 GROUP = np.dtype(np.int64)
 LABEL = np.dtype(np.uint8)
@@ -250,55 +251,3 @@ def available_memory() -> int:
 def _entry(path: Path, key: str) -> int:
     words = (line.split() for line in path.read_text().splitlines())
     return next(int(line[1]) for line in words if line[0].rstrip(":") == key)
-
-
-class BatchGatherer:
-    """Turns rows into batches.
-
-    Args:
-        columns: the items that the rows' item indices point into.
-        schema: roles of the columns.
-        trim: a batch is as long as its longest history; False: as ``schema.max_len``.
-    """
-
-    def __init__(self, columns: ItemColumns, schema: DatasetSchema, *, trim: bool = True) -> None:
-        self._columns = columns
-        self._width = None if trim else schema.max_len
-        self._types = {column.name: torch.int32 for column in schema.context_columns if column.type != "numeric"}
-        self._types |= {schema.label_col: torch.float32}
-        if schema.group_id is not None:
-            self._types[schema.group_id] = torch.int64
-        self._numbers = torch.empty(0)
-
-    def gather(self, rows: Rows, chosen: np.ndarray, chosen_on_device: torch.Tensor | None = None) -> RaggedBatch:
-        """Return the batch of some rows, on the device where the rows are.
-
-        Nothing here waits for the device: every size follows from the lengths on the CPU.
-
-        Args:
-            rows: N rows.
-            chosen: (B,) int row numbers.
-            chosen_on_device: the same on the device of ``rows``; may be left out on the CPU.
-        """
-        at_host = torch.from_numpy(chosen)
-        at = at_host if chosen_on_device is None else chosen_on_device
-        lengths = rows.lengths[chosen]
-        lengths_B = torch.from_numpy(lengths) if at is at_host else rows.lengths_on_device.index_select(0, at)
-        width = max(1, int(lengths.max())) if self._width is None else self._width
-        total = int(lengths.sum(dtype=np.int64)) + len(lengths)
-        count_B = lengths_B.int() + 1
-        # Where the items of a row begin in `rows.items`, less where they begin in the batch.
-        shift_B = rows.end.index_select(0, at) - count_B.cumsum(0, dtype=rows.end.dtype)
-        place = torch.repeat_interleave(shift_B, count_B, output_size=total)
-        place += self._counting(total, place)
-        context = {}
-        for name, column in rows.columns.items():
-            values = column.index_select(0, at_host if name == rows.group else at)
-            context[name] = values.to(self._types.get(name, values.dtype))
-        return RaggedBatch(context, rows.items.index_select(0, place), lengths_B, width, self._columns)
-
-    def _counting(self, total: int, like: torch.Tensor) -> torch.Tensor:
-        """0, 1, 2, ... of the type and on the device of ``like``; made once."""
-        if len(self._numbers) < total or self._numbers.device != like.device or self._numbers.dtype != like.dtype:
-            self._numbers = torch.arange(2 * total, dtype=like.dtype, device=like.device)
-        return self._numbers[:total]

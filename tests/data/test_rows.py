@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fuxictr_mm.batch import ItemColumns
-from fuxictr_mm.data import contract
+from fuxictr_mm.data import contract, gather
 from fuxictr_mm.data import rows as rows_module
-from fuxictr_mm.data.rows import BatchGatherer, Rows, available_memory, read_rows
+from fuxictr_mm.data.gather import BatchGatherer
+from fuxictr_mm.data.rows import Rows, available_memory, read_rows
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.schema import Column, DatasetSchema
 
@@ -86,15 +87,19 @@ def test_groups_that_need_it_stay_wide(path: Path) -> None:
 @pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
 @pytest.mark.parametrize("trim", [True, False])
 @pytest.mark.parametrize("max_len", [20, 3])
+@pytest.mark.parametrize("batch_size", [1, 7, 50])
 def test_batches_against_a_loop(
-    path: Path, max_len: int, trim: bool, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+    path: Path, batch_size: int, max_len: int, trim: bool, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contract, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(gather, "ROWS_AT_ONCE", 16)  # two batches of 7 at a time
     rows, columns, schema = read(path, max_len=max_len), make_columns(), make_schema(max_len)
     gatherer = BatchGatherer(ItemColumns({"item_id": torch.arange(13)}), schema, trim=trim)
-    for size in (1, 7, 30):
-        chosen = np.random.default_rng(size).integers(0, N, size)
-        batch = gatherer.gather(rows, chosen)
+    order = np.random.default_rng(3).integers(0, N, 38)
+    batches = list(gatherer.batches(rows, order, batch_size))
+    assert len(batches) == -(-38 // batch_size)
+    for batch, start in zip(batches, range(0, 38, batch_size)):
+        chosen = order[start : start + batch_size]
         histories = [columns["item_seq"][row][-max_len:] for row in chosen]
         width = max(1, *map(len, histories)) if trim else max_len
         expected = [[0] * (width - len(h)) + h + [columns["item_id"][row]] for h, row in zip(histories, chosen)]
