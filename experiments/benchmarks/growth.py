@@ -200,7 +200,8 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
                 axes.loglog(sizes, values, "o-", label=f"{what}\nexponent {text}")
             axes.set_xlabel(grows)
             axes.set_ylabel(label)
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper left")
+            axes.margins(y=0.35)  # room for the legend
             axes.grid(alpha=0.3, which="both")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
