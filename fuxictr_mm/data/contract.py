@@ -6,6 +6,7 @@ never the padding. Findings keep all chunks (:func:`read_split`), prediction hol
 and training arranges them as it goes (:func:`iter_whole_split`, :mod:`fuxictr_mm.data.rows`).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -61,19 +62,23 @@ def read_split(
     path: str | Path, schema: DatasetSchema, item_ids: np.ndarray, *, require_label: bool, progress: bool = True
 ) -> Split:
     """Read and check one whole split file; arguments and errors are those of :func:`iter_whole_split`."""
-    chunks = list(iter_whole_split(path, schema, item_ids, require_label=require_label, progress=progress))
-    starts = np.cumsum([0, *(chunk.history_offsets[-1] for chunk in chunks)])
-    offsets = [chunk.history_offsets[1:] + start for chunk, start in zip(chunks, starts)]
-    has_label, has_group = chunks[0].label is not None, chunks[0].group is not None
-    return Split(
-        Path(path),
-        np.concatenate([chunk.item for chunk in chunks]),
-        np.concatenate([chunk.history_values for chunk in chunks]),
-        np.concatenate([np.zeros(1, np.int64), *offsets]),
-        {name: np.concatenate([chunk.context[name] for chunk in chunks]) for name in chunks[0].context},
-        np.concatenate([chunk.label for chunk in chunks]) if has_label else None,
-        np.concatenate([chunk.group for chunk in chunks]) if has_group else None,
-    )
+    parts: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    start = 0
+    for chunk in iter_whole_split(path, schema, item_ids, require_label=require_label, progress=progress):
+        arrays = {"item": chunk.item, "values": chunk.history_values, "offsets": chunk.history_offsets[1:] + start}
+        arrays |= {f"context/{name}": values for name, values in chunk.context.items()}
+        start = int(arrays["offsets"][-1])
+        for name, values in {**arrays, "label": chunk.label, "group": chunk.group}.items():
+            if values is not None:
+                parts[name].append(values)
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate(parts.pop(name))
+
+    context = {column.name: whole(f"context/{column.name}") for column in schema.context_columns}
+    label, group = (whole(name) if name in parts else None for name in ("label", "group"))
+    parts["offsets"].insert(0, np.zeros(1, np.int64))
+    return Split(Path(path), whole("item"), whole("values"), whole("offsets"), context, label, group)
 
 
 def iter_whole_split(

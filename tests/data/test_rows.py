@@ -113,6 +113,14 @@ def test_batches_against_a_loop(
             np.testing.assert_array_equal(batch.context[name], columns[name][chosen])
 
 
+def test_rows_may_have_no_columns(path: Path) -> None:
+    schema = DatasetSchema("item_id", "item_seq", "label", None, (Column("item_id", "categorical", source="item"),), 20)
+    pq.write_table(pq.read_table(path).drop_columns(["label"]), path)
+    rows = read_rows(path, schema, ITEM_IDS, require_label=False)
+    batches = BatchGatherer(ItemColumns({"item_id": torch.arange(13)}), schema).batches(rows, np.arange(N), 20)
+    assert [(batch.context, len(batch.lengths_B)) for batch in batches] == [({}, 20), ({}, 20), ({}, 10)]
+
+
 def test_the_group_stays_on_the_cpu(path: Path) -> None:
     moved = read(path).to(torch.device("meta"))
     devices = {name: values.device.type for name, values in moved.columns.items()}

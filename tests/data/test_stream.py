@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
+from fuxictr_mm.config import load_experiment
 from fuxictr_mm.data import contract, stream
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
-from tests.synthetic import tiny_feature_map
+from fuxictr_mm.runner import run_experiment
+from tests.synthetic import RUN_PARAMS, tiny_feature_map, write_cluster_dataset
 
 N = 103
 BLOCK, WINDOW = 4, 24
@@ -230,3 +233,20 @@ def test_batches_of_both_forms_unpack_alike(folder: Path) -> None:
                 assert all(torch.equal(part[name], values) for name, values in other.items())
             else:
                 assert torch.equal(part, other)
+
+
+def test_a_run_streams(tmp_path: Path) -> None:
+    dataset = write_cluster_dataset(tmp_path, rows=400)
+    model = {
+        "model": "DIN_SE_MHTA", "dataset_id": "clusters", "model_root": "checkpoints", "seed": 1, "epochs": 2,
+        "stream": True, "length_buckets": True, **RUN_PARAMS,
+    }  # fmt: skip
+    (tmp_path / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": dataset}))
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"Base": {}, "din": model}))
+    params = {**load_experiment("din", tmp_path), "gpu": -1}
+    result = run_experiment(params)
+    assert result.valid["AUC"] > 0.5
+    assert {path.name.split("-")[0] for path in (tmp_path / "processed" / "clusters").glob("*.rows")} == {
+        "train", "valid", "test",
+    }  # fmt: skip
+    assert run_experiment({**params, "model_root": str(tmp_path / "again")}).valid == result.valid
