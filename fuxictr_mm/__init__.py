@@ -5,7 +5,7 @@ place of ``FeatureProcessor``, and ``params["data_loader"] = MMCTRDataLoader``.
 
 Rooms: :mod:`~fuxictr_mm.features` (vectors to item table), :mod:`~fuxictr_mm.data` (files to batches),
 :mod:`~fuxictr_mm.layers`, :mod:`~fuxictr_mm.models`, :mod:`~fuxictr_mm.runner` (YAML to result, and back to a model),
-:mod:`~fuxictr_mm.prediction`, :mod:`~fuxictr_mm.export`.
+:mod:`~fuxictr_mm.prediction` (files), :mod:`~fuxictr_mm.ranking` (one user's candidates), :mod:`~fuxictr_mm.export`.
 """
 
 from fuxictr_mm.batch import MultimodalBatch
@@ -15,6 +15,7 @@ from fuxictr_mm.features.pca import ModalityPCA
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel, Transformer_DCNv2
 from fuxictr_mm.prediction import predict_file
+from fuxictr_mm.ranking import Ranker
 from fuxictr_mm.registration import register
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "MultimodalBatch",
     "MultimodalFeatureProcessor",
     "MultimodalRankModel",
+    "Ranker",
     "TrainingInterrupted",
     "Transformer_DCNv2",
     "predict_file",

@@ -1,5 +1,6 @@
 """What the benchmarks share: histories of known shape, interleaved rounds, peak memory, and how results are kept."""
 
+import ctypes
 import gc
 import json
 import shlex
@@ -82,6 +83,7 @@ def peak_memory() -> Iterator[Memory]:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     gc.collect()
     if status.exists():
+        ctypes.CDLL(None).malloc_trim(0)  # memory that was freed before is not lent to the block
         reset.write_text("5")
         memory.before = _megabytes(status, "VmRSS")
     yield memory

@@ -10,7 +10,6 @@
 """
 
 import argparse
-import ctypes
 import json
 import statistics
 import subprocess
@@ -132,8 +131,6 @@ def probe(sweep: str, size: int, folder: Path) -> None:
     """Do the work of one point in this process, up to five times; prints one JSON line."""
     work = POINTS[sweep](size, folder)
     seconds: list[float] = []
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # what preparing has freed is not lent to the work
     with peak_memory() as memory:
         seconds.append(timed(work))
     while len(seconds) < 5 and sum(seconds) < 5:

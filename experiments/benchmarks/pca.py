@@ -7,9 +7,7 @@ made chunk by chunk and never held together: the memory must not grow. scikit-le
 """
 
 import argparse
-import ctypes
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,12 +66,6 @@ def vectors(rows: int, width: int) -> np.ndarray:
     return result
 
 
-def give_back_memory() -> None:
-    """Hand freed memory to the system, so that an arm is not lent what the one before has left."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def compare(items: int, width: int, size: int, rounds: int, *, full_svd: bool) -> list[dict[str, Any]]:
     """One line per arm."""
     single = vectors(items, width)
@@ -95,7 +87,6 @@ def compare(items: int, width: int, size: int, rounds: int, *, full_svd: bool) -
     reference = Reference.of(single, size)
     memory, distances = {}, {}
     for name, arm in tqdm({**products, **fits}.items(), desc=f"width {width}, memory"):
-        give_back_memory()
         with peak_memory() as used:
             answer = arm()
         memory[name] = used.added
@@ -133,7 +124,6 @@ def stream(items: int, width: int, size: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     chunk = np.empty((CHUNK_ROWS, width), np.float32)
     seconds = 0.0
-    give_back_memory()
     with peak_memory() as used:
         pca = ModalityPCA(size)
         for start in tqdm(range(0, items, CHUNK_ROWS), desc=f"{items:,} rows"):

@@ -8,9 +8,7 @@ Weights and items are random, which the time does not depend on. ``--full`` take
 """
 
 import argparse
-import ctypes
 import itertools
-import sys
 import tempfile
 import time
 from collections import OrderedDict
@@ -170,12 +168,6 @@ def tail(milliseconds: list[float]) -> float | str:
     return float(np.percentile(milliseconds, 99))
 
 
-def give_back_memory() -> None:
-    """Hand freed memory to the system, so that an arm is not lent what the one before has left."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", nargs="+", type=int, default=list(ROUNDS))
@@ -193,7 +185,6 @@ def main() -> None:
             asked = requests(rounds + 1, candidates, args.history)
             memory, first, seconds = {}, {}, {}
             for name, answer in tqdm(answers.items(), desc=f"{candidates:,} candidates, memory"):
-                give_back_memory()
                 with peak_memory() as used:
                     started = time.perf_counter()
                     first[name] = answer(asked[0])

@@ -157,13 +157,14 @@ def main() -> None:
             losses[name], rates[name] = [], []
         for number in tqdm(range(args.rounds + 1), desc="rounds"):
             for name, step in steps.items():
-                with peak_memory() as used:
-                    started = time.perf_counter()
-                    losses[name].append(step(number))
-                    seconds = time.perf_counter() - started
+                started = time.perf_counter()
+                losses[name].append(step(number))
                 if number:  # the first step makes the optimizer's state
-                    rates[name].append(args.batch_size / seconds)
-                    memory[name] = max(memory.get(name, 0.0), used.added)
+                    rates[name].append(args.batch_size / (time.perf_counter() - started))
+        for name, step in steps.items():
+            with peak_memory() as used:
+                step(0)
+            memory[name] = used.added
     for name in steps:
         ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["TransAct"])]
         apart = max(abs(a - b) for a, b in zip(losses[name], losses["TransAct"]))

@@ -29,7 +29,7 @@ from fuxictr_mm.files import atomic_write, open_parquet
 __all__ = ["DemoSettings", "best_auc", "ensure_demo", "generate_demo"]
 
 # Raise it whenever the same settings give other bytes: ensure_demo then makes the files anew.
-FORMAT = 1
+FORMAT = 2
 MARKER = "demo.json"
 HISTORY_SLOTS = 64
 JOINT_WIDTH = 128
