@@ -1,9 +1,10 @@
 """Rows per second, start-up and memory of our loader beside the loaders of FuxiCTR's wheel, on the same rows.
 
 ``python benchmarks/input.py`` writes 3.6 M rows with the challenge's history lengths and with long ones, iterates every
-loader for a second per round, in turn, and builds each once more in a process of its own for start-up and memory. All
-loaders shuffle but Ray's, which would sort the whole file anew for every epoch. ``--stream_rows 100000000`` does one
-thing only: it writes that many rows, arranges them for streaming and goes through an epoch, for the peak of memory.
+loader for a second per round (Ray's for ten), in turn, and builds each once more in a process of its own for start-up
+and memory. All loaders shuffle but Ray's, which would sort the whole file anew for every epoch.
+``--stream_rows 100000000`` does one thing only: it writes that many rows, arranges them for streaming and goes through
+an epoch, for the peak of memory.
 
 - "LongCTR": ``model_zoo.LongCTR.longctr_dataloader``, whose design the challenge's loader copied; it gives the tuple of
   context, item columns of every position, and mask. "LongCTR, one file": its ``ParquetDataset`` on the challenge's one
@@ -38,6 +39,7 @@ from fuxictr_mm.batch import MultimodalBatch, RaggedBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.data.rows import available_memory
 
+RAY_SECONDS = 10  # times those of the others: about one of them is its start
 CONTEXT = ("likes_level", "views_level")
 ITEM = ("item_tags", "item_emb_d128")
 Loader = Any
@@ -110,31 +112,20 @@ def for_seconds(batches: Iterator[Any], use: Use, seconds: float) -> Callable[[]
     def run() -> float:
         started, rows = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            rows += use(next(batches))
+            if (batch := next(batches, None)) is None:
+                break
+            rows += use(batch)
         return rows
 
     return run
 
 
 def for_seconds_anew(loader: Loader, use: Use, seconds: float) -> Callable[[], float]:
-    """For a loader that works ahead in other processes: it is stopped after each round, or it would slow the others.
+    """For a loader that works ahead in other processes: stopped after each round, or it would slow the others then.
 
-    The time before its first batch, which is much, is not counted.
+    Its start counts: by its first batch it has decoded many more, so that without it the rate would be too high.
     """
-
-    def run() -> float:
-        called = time.perf_counter()
-        batches = iter(loader)
-        next(batches)
-        started, rows = time.perf_counter(), 0
-        for batch in batches:
-            rows += use(batch)
-            if time.perf_counter() - started >= seconds:
-                break
-        ended = time.perf_counter()
-        return rows * (ended - called) / (ended - started)
-
-    return run
+    return lambda: for_seconds(iter(loader), use, seconds)()
 
 
 def speed(folder: Path, kind: str, batch_size: int, with_ray: bool, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -145,7 +136,7 @@ def speed(folder: Path, kind: str, batch_size: int, with_ray: bool, args: argpar
         if name != "Ray" or with_ray:
             loader = resident if build is ours else build(folder, batch_size, width)
             if name == "Ray":
-                runs[name] = for_seconds_anew(loader, use, 3 * args.seconds)
+                runs[name] = for_seconds_anew(loader, use, RAY_SECONDS * args.seconds)
             else:
                 runs[name] = for_seconds(forever(loader), use, args.seconds)
     rates = measure(runs, args.rounds)
