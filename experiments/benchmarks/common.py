@@ -108,9 +108,18 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def write(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path = RESULTS) -> None:
-    """Print the table and save it as ``NAME.md`` and ``NAME.json``, with command, machine, versions and commit."""
-    text = table(rows)
+def write(
+    name: str,
+    settings: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    out: Path = RESULTS,
+    hidden: Sequence[str] = (),
+) -> None:
+    """Print the table and save it as ``NAME.md`` and ``NAME.json``, with command, machine, versions and commit.
+
+    Columns ``hidden`` are in the JSON only.
+    """
+    text = table([{key: value for key, value in row.items() if key not in hidden} for row in rows])
     print(text)
     out.mkdir(parents=True, exist_ok=True)
     content = {
