@@ -219,7 +219,7 @@ def _build_features(params: dict[str, Any]) -> tuple[dict[str, Any], FeatureMap,
 
 
 def _warn_without_gpu(params: dict[str, Any]) -> None:
-    if params["gpu"] >= 0 and not torch.cuda.is_available():
+    if params.get("gpu", -1) >= 0 and not torch.cuda.is_available():
         logging.warning(f"--gpu {params['gpu']}: torch {torch.__version__} finds no CUDA device; running on the CPU.")
 
 
