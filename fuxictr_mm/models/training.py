@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from fuxictr_mm.checkpoint import check_shapes, load_weights, read_file, write_file, write_weights
@@ -208,7 +207,7 @@ class ResumableModel(EfficientModel):
         group_size = min(self.accumulation_steps, self._steps_per_epoch - group_start)
         (loss / group_size).backward()
         if position == group_size - 1:
-            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            self.clip_gradients(self._max_gradient_norm)
             if self.lr_schedule == "linear":
                 for group, rate in zip(self.optimizer.param_groups, self._first_rates):
                     group["lr"] = rate * (1 - (self._total_steps - 1) / self._last_step)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fuxictr.pytorch.models import BaseModel
+from torch import nn
 
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import slots
@@ -88,6 +89,23 @@ def test_an_optimizer_that_torch_cannot_fuse_stays(tmp_path: Path) -> None:
     model = transformer(tmp_path, optimizer="RMSprop")
     assert "fused" not in model.optimizer.param_groups[0]
     model.train_step(batches(model, 1)[0])
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 0.999, 1.0, 1.001, 1e3])
+def test_gradients_are_clipped_as_torch_clips_them(max_norm: float, tmp_path: Path) -> None:
+    model = transformer(tmp_path)
+    gradients = [torch.randn_like(parameter) for parameter in model.parameters()]
+    length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    expected = [nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for parameter, other, gradient in zip(model.parameters(), expected, gradients, strict=True):
+        parameter.grad, other.grad = gradient / length, gradient / length  # together of norm 1
+    frozen = next(model.parameters())
+    frozen.grad = None
+    expected[0].grad = None
+    model.clip_gradients(max_norm)
+    nn.utils.clip_grad_norm_(expected, max_norm)
+    for parameter, other in zip(model.parameters(), expected, strict=True):
+        assert (parameter.grad is None and other.grad is None) or torch.equal(parameter.grad, other.grad)
 
 
 @pytest.mark.parametrize("cross", ["full", "low_rank", "none"])
