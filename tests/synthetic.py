@@ -86,6 +86,17 @@ def tiny_challenge_batch(
     return batch_dict, {name: column[ids.flatten()] for name, column in table.items()}, mask
 
 
+def move_weights(model: torch.nn.Module, scale: float) -> None:
+    """Add noise to all weights, more to embeddings, so that scores differ; the padding row stays zero."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_embedding = "embedding_layers" in name
+            change = (0.2 if is_embedding else scale) * torch.randn_like(parameter)
+            if is_embedding:
+                change[0] = 0  # padding
+            parameter.add_(change)
+
+
 MODEL_KWARGS: dict[str, Any] = {
     "embedding_dim": 4,
     "optimizer": "adam",

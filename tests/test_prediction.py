@@ -19,7 +19,7 @@ from fuxictr_mm.compat import find_model, host_model_names
 from fuxictr_mm.data import contract
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.prediction import Prediction, predict_file
-from tests.synthetic import RUN_PARAMS, tiny_feature_map, write_cluster_dataset
+from tests.synthetic import RUN_PARAMS, move_weights, tiny_feature_map, write_cluster_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")  # of the host's TransAct
 
@@ -46,13 +46,7 @@ class Setup:
             pytest.skip("this fuxictr carries no models")
         torch.manual_seed(5)
         net = find_model(fuxictr_mm, name)(self.feature_map, **{**self.params, **SMALL[name], **options})
-        with torch.no_grad():
-            for parameter_name, parameter in net.named_parameters():
-                is_embedding = "embedding_layers" in parameter_name
-                change = (0.2 if is_embedding else 0.05) * torch.randn_like(parameter)
-                if is_embedding:
-                    change[0] = 0  # padding
-                parameter.add_(change)
+        move_weights(net, 0.05)
         return net.train()
 
     def rows(self) -> pa.Table:

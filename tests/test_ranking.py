@@ -17,7 +17,7 @@ import fuxictr_mm
 from fuxictr_mm.compat import find_model
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.ranking import Ranker
-from tests.synthetic import RUN_PARAMS, tiny_feature_map, write_cluster_dataset
+from tests.synthetic import RUN_PARAMS, move_weights, tiny_feature_map, write_cluster_dataset
 
 SMALL: dict[str, dict[str, Any]] = {
     "Transformer_DCNv2": {"dcn_hidden_units": [16], "mlp_hidden_units": [8], "dim_feedforward": 16, "first_k_cols": 2},
@@ -51,13 +51,7 @@ class Setup:
     def model(self, name: str, **options: Any) -> Any:
         torch.manual_seed(5)
         net = find_model(fuxictr_mm, name)(self.feature_map, **{**self.params, **SMALL[name], **options})
-        with torch.no_grad():
-            for parameter_name, parameter in net.named_parameters():
-                is_embedding = "embedding_layers" in parameter_name
-                change = (0.2 if is_embedding else 0.03) * torch.randn_like(parameter)
-                if is_embedding:
-                    change[0] = 0  # padding
-                parameter.add_(change)
+        move_weights(net, 0.03)
         return net.train()
 
     def expected(self, model: Any, history: list[int], candidates: np.ndarray, likes: Any, price: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from common import N_ITEMS, draw_lengths
 from tqdm import tqdm
 
-__all__ = ["STORED_WIDTH", "host_feature_map", "our_feature_map", "write_files", "write_ragged"]
+__all__ = ["N_TAGS", "STORED_WIDTH", "host_feature_map", "our_feature_map", "write_files", "write_ragged"]
 
 STORED_WIDTH = {"challenge": 64, "long": 100}
 N_TAGS = 11_740

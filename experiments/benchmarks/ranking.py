@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from common import N_ITEMS, measure, peak_memory, write
 from fuxictr.features import FeatureMap
+from input_files import N_TAGS
 from model_zoo.LongCTR import TransAct
+from step import transact_weights
 from tqdm import tqdm
 
 from fuxictr_mm.features.item_table import ItemTable
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
 from fuxictr_mm.ranking import Ranker
 
-N_TAGS = 11_740
 CONTEXT = ("likes_level", "views_level")
 BATCH_SIZE = 1024
 SMALL: dict[str, Any] = {
@@ -93,11 +94,7 @@ def arms(folder: Path, widths: Mapping[str, Any]) -> tuple[dict[str, _Answer], d
         if "embedding_layers" in name:  # as trained ones are, so that scores differ
             torch.nn.init.normal_(parameter.data[1:], std=0.5)
     ours = Transformer_DCNv2(with_vectors, **common)
-    weights = {
-        name.replace("transformer_encoders.", "transformer_encoder."): tensor
-        for name, tensor in baseline.state_dict().items()
-    }
-    ours.load_state_dict(weights)
+    ours.load_state_dict(transact_weights(baseline))
     models = {
         "Transformer_DCNv2": (ours, with_vectors),
         "Transformer_DCNv2, ids only": (Transformer_DCNv2(ids_only, **common), ids_only),

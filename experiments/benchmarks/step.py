@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from common import N_ITEMS, draw_lengths, median_and_spread, peak_memory, write
 from fuxictr.features import FeatureMap
+from input_files import N_TAGS, STORED_WIDTH
 from model_zoo.LongCTR import TransAct
 from tqdm import tqdm
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.models import Transformer_DCNv2
 
-N_TAGS = 11_740
-STORED_WIDTH = {"challenge": 64, "long": 100}
 # Not arms of ours: the baseline, and the same model on batches that are padded to their longest history only.
 BASELINE, TRIMMED = "TransAct", "TransAct, batches trimmed"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -86,6 +85,12 @@ def batches(
     return ours, tuple(padded)
 
 
+def transact_weights(baseline: TransAct) -> dict[str, torch.Tensor]:
+    """TransAct's weights under the names of Transformer_DCNv2."""
+    state = baseline.state_dict()
+    return {name.replace("transformer_encoders.", "transformer_encoder."): tensor for name, tensor in state.items()}
+
+
 def models(arms: list[str], width: int, rate: float, folder: str) -> Iterator[tuple[str, Any]]:
     """The baseline, then every arm; those with the same parameters start from the baseline's weights."""
     common: dict[str, Any] = {
@@ -98,10 +103,7 @@ def models(arms: list[str], width: int, rate: float, folder: str) -> Iterator[tu
     torch.manual_seed(0)
     baseline = TransAct(feature_map(folder, width), **common)
     yield BASELINE, baseline
-    weights = {
-        name.replace("transformer_encoders.", "transformer_encoder."): tensor.clone()
-        for name, tensor in baseline.state_dict().items()
-    }
+    weights = {name: tensor.clone() for name, tensor in transact_weights(baseline).items()}
     for name in arms:
         if name == TRIMMED:
             twin = TransAct(feature_map(folder, width), **common)
