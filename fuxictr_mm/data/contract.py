@@ -318,10 +318,6 @@ def _histories(
     return index, counts
 
 
-def _context_type(column: Column) -> type[np.generic]:
-    return np.float32 if column.type == "numeric" else np.int32
-
-
 def _context(chunk: _ColumnChunk, column: Column) -> np.ndarray:
     values = chunk.to_numpy()
     if column.type == "numeric":
