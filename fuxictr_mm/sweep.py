@@ -21,7 +21,7 @@ from fuxictr_mm.config import DATASET_KEYS, REPOSITORY, absolute_paths, nearest
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
 
-__all__ = ["Experiment", "Tuner", "enumerate_experiments", "read_tuner", "write_configs"]
+__all__ = ["Experiment", "Tuner", "enumerate_experiments", "read_tuner", "vary", "write_configs"]
 
 TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
 COLUMN = "feature_cols."
@@ -138,10 +138,7 @@ def _read_space(file: Path, space: Any) -> dict[str, list[Any]]:
 
 
 def enumerate_experiments(tuner: Tuner, params: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[Experiment]:
-    """Return one experiment per combination of the tuner's space.
-
-    A dataset variant gets an id of its own, ``<dataset_id>_<8 hex>`` from the values of the swept dataset keys, and so
-    a feature map and an item table of its own. Without swept dataset keys the id stays.
+    """Return one experiment per combination of the tuner's space, each as :func:`vary` gives it.
 
     Args:
         params: the base experiment's, from ``resolve_experiment``.
@@ -150,31 +147,61 @@ def enumerate_experiments(tuner: Tuner, params: Mapping[str, Any], dataset: Mapp
     Raises:
         ConfigError: unknown column, a bare value where the base has a list, or two combinations of one name.
     """
-    model = {key: value for key, value in params.items() if key not in dataset and key != "model_id"}
-    dataset = {key: value for key, value in dataset.items() if key != "dataset_id"}
-    dataset_id = str(params["dataset_id"])
-    # Where both halves have a key, the dataset's wins (load_experiment): sweeping the other would change nothing.
-    # A dataset key that neither has yet belongs to the dataset, because it may change the item table.
-    ours = [k for k in tuner.space if k.startswith(COLUMN) or k in dataset or (k in DATASET_KEYS and k not in model)]
-    for key in tuner.space:
-        _check_lists(tuner, key, _base_value(tuner, key, dataset if key in ours else model))
-
     variants: dict[str, dict[str, Any]] = {}
     experiments: dict[str, Experiment] = {}
-    for dataset_values in _combinations({key: tuner.space[key] for key in ours}):
-        variant_id = f"{dataset_id}_{_digest(dataset_values)}" if ours else dataset_id
-        if variant_id in variants:
+    for values in _combinations(tuner.space):
+        where = f"{tuner.file}: tuner_space"
+        model, variant = vary(params, dataset, values, where=where, folder=tuner.file.parent)
+        variant_id = model["dataset_id"]
+        if _canonical(variants.setdefault(variant_id, variant)) != _canonical(variant):
             raise ConfigError(f"{tuner.file}: two dataset variants have the id {variant_id}; change a value of one.")
-        variants[variant_id] = _variant(tuner, dataset, dataset_values)
-        for model_values in _combinations({key: v for key, v in tuner.space.items() if key not in ours}):
-            named = {**model, **model_values, "dataset_id": variant_id}
-            expid = f"{tuner.base_expid}_{_digest({k: v for k, v in named.items() if k not in NOT_NAMED})}"
-            if expid in experiments:
-                raise ConfigError(f"{tuner.file}: two combinations have the id {expid}; change a value of one.")
-            values = {key: {**dataset_values, **model_values}[key] for key in tuner.space}
-            parameters = {**named, **absolute_paths(model_values, tuner.file.parent)}
-            experiments[expid] = Experiment(expid, values, parameters, variants[variant_id])
+        # Named after paths as they are written: names must not depend on the place.
+        named = {key: values.get(key, value) for key, value in model.items() if key not in NOT_NAMED}
+        expid = f"{tuner.base_expid}_{_digest(named)}"
+        if expid in experiments:
+            raise ConfigError(f"{tuner.file}: two combinations have the id {expid}; change a value of one.")
+        experiments[expid] = Experiment(expid, values, model, variants[variant_id])
     return list(experiments.values())
+
+
+def vary(
+    params: Mapping[str, Any], dataset: Mapping[str, Any], values: Mapping[str, Any], *, where: str, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the two halves of an experiment, model and dataset, with some values changed.
+
+    A dataset that is changed gets an id of its own, ``<dataset_id>_<8 hex>`` from the changes, and so a feature map and
+    an item table of its own. Otherwise the id stays.
+
+    Args:
+        params: the experiment's, from ``resolve_experiment``.
+        dataset: those of them that describe the dataset, from ``load_dataset``.
+        values: key -> new value. A dataset column's key is ``feature_cols.<column>.<key>``; ``feature_cols.<column>``
+            is a list of columns that take its place, each of which keeps what it does not say.
+        where: what messages name.
+        folder: of the file that the values stand in; relative paths start at the repository, or there outside it.
+
+    Raises:
+        ConfigError: unknown column, a bare value where the experiment has a list, or two columns of one name.
+    """
+    model = {key: value for key, value in params.items() if key not in dataset and key != "model_id"}
+    dataset = {key: value for key, value in dataset.items() if key != "dataset_id"}
+    # Where both halves have a key, the dataset's wins (load_experiment): changing the other would change nothing.
+    # A dataset key that neither has yet belongs to the dataset, because it may change the item table.
+    ours = {
+        key: value
+        for key, value in values.items()
+        if key.startswith(COLUMN) or key in dataset or (key in DATASET_KEYS and key not in model)
+    }
+    others = {key: value for key, value in values.items() if key not in ours}
+    plain = {key: value for key, value in ours.items() if not key.startswith(COLUMN)}
+    for key, value in {**others, **plain}.items():
+        _check_list(where, key, (dataset if key in plain else model).get(key), value)
+    dataset |= absolute_paths(plain, folder)
+    for key in ours:
+        if key not in plain:
+            dataset["feature_cols"] = _change_column(where, key, values[key], _columns(dataset))
+    dataset_id = f"{params['dataset_id']}_{_digest(ours)}" if ours else str(params["dataset_id"])
+    return {**model, **absolute_paths(others, folder), "dataset_id": dataset_id}, dataset
 
 
 def write_configs(tuner: Tuner, experiments: list[Experiment]) -> None:
@@ -226,40 +253,32 @@ def _columns(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     return columns
 
 
-def _column_key(tuner: Tuner, key: str, dataset: Mapping[str, Any]) -> tuple[int, str]:
-    name, _, part = key.removeprefix(COLUMN).rpartition(".")
-    names = [column["name"] for column in _columns(dataset)]
+def _change_column(where: str, key: str, value: Any, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = [column["name"] for column in columns]
+    if (whole := key.removeprefix(COLUMN)) in names:
+        if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+            raise ConfigError(f"{where}: {key!r} must be a list of columns, or {key}.<key> one value; found {value!r}.")
+        at = names.index(whole)
+        columns[at : at + 1] = [{**columns[at], **entry} for entry in value]
+        names = [column["name"] for column in columns]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"{where}: {key!r} gives two columns the name {twice[0]!r}; give each its own 'name'.")
+        return columns
+    name, _, part = whole.rpartition(".")
     if not name or not part:
-        raise ConfigError(f"{tuner.file}: tuner_space: {key!r} must be {COLUMN}<column>.<key>; columns: {names}.")
+        raise ConfigError(f"{where}: {key!r} must be {COLUMN}<column>.<key>; columns: {names}.")
     if name not in names:
-        raise ConfigError(f"{tuner.file}: tuner_space: {key!r}: no column {name!r}; {nearest(name, names)}.")
-    return names.index(name), part
+        raise ConfigError(f"{where}: {key!r}: no column {name!r}; {nearest(name, names)}.")
+    column = columns[names.index(name)]
+    _check_list(where, key, column.get(part), value)
+    column[part] = value
+    return columns
 
 
-def _base_value(tuner: Tuner, key: str, half: Mapping[str, Any]) -> Any:
-    if not key.startswith(COLUMN):
-        return half.get(key)
-    position, part = _column_key(tuner, key, half)
-    return _columns(half)[position].get(part)
-
-
-def _check_lists(tuner: Tuner, key: str, base: Any) -> None:
-    """``dcn_hidden_units: [512, 256]`` would be two experiments of one number each; most likely one list was meant."""
-    for value in tuner.space[key]:
-        if isinstance(base, list) and not isinstance(value, list | None):
-            raise ConfigError(
-                f"{tuner.file}: tuner_space: {key!r} lists the value {value!r}, but the base experiment has the list "
-                f"{base}; write a list of lists, e.g. [{base}]."
-            )
-
-
-def _variant(tuner: Tuner, dataset: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    parts = [key for key in values if key.startswith(COLUMN)]
-    plain = {key: value for key, value in values.items() if key not in parts}
-    variant = {**dataset, **absolute_paths(plain, tuner.file.parent)}
-    if parts:
-        variant["feature_cols"] = _columns(variant)
-    for key in parts:
-        position, part = _column_key(tuner, key, variant)
-        variant["feature_cols"][position][part] = values[key]
-    return variant
+def _check_list(where: str, key: str, base: Any, value: Any) -> None:
+    """In a tuner, ``dcn_hidden_units: [512, 256]`` would be two experiments of one number each; one list was meant."""
+    if isinstance(base, list) and not isinstance(value, list | None):
+        raise ConfigError(
+            f"{where}: {key!r} has the value {value!r}, but the base experiment has the list {base}; write a list (in "
+            f"tuner_space a list of lists, e.g. [{base}])."
+        )

@@ -114,7 +114,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"num_heads": [1, 2, 1]}, "'num_heads' lists 1 twice"),
     ({"dataset_id": ["a", "b"]}, "'dataset_id' cannot be swept"),
     ({"gpu": [0, 1]}, "'gpu' cannot be swept"),
-    ({"dnn_hidden_units": [32, 16]}, r"lists the value 32, but the base experiment has the list \[32, 16\]"),
+    ({"dnn_hidden_units": [32, 16]}, r"has the value 32, but the base experiment has the list \[32, 16\]"),
     ({"feature_cols.item_embb.pca": [None]}, "no column 'item_embb'; nearest: item_emb"),
     ({"feature_cols.pca": [None]}, r"must be feature_cols.<column>.<key>; columns: \['user_id'"),
     (["num_heads"], "tuner_space must map keys to lists of values"),

@@ -2,21 +2,18 @@
 
 import csv
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from fuxictr_mm.config import REPOSITORY
+from tests.experiments.scripts import load_script
 from tests.synthetic import write_cluster_dataset
 from tests.test_runner import BASE, EXPERIMENTS
 
 
-def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "experiments" / "run_seeds.py"), "--config", str(config)]
-    return subprocess.run([*command, "--out", str(config / "out"), *arguments], capture_output=True, text=True)
+def run(config: Path, *arguments: str) -> None:
+    load_script("run_seeds").main(["--config", str(config), "--out", str(config / "out"), *arguments])
 
 
 @pytest.fixture
@@ -24,37 +21,51 @@ def config(tmp_path: Path) -> Path:
     dataset = write_cluster_dataset(tmp_path, rows=600)
     (tmp_path / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": dataset}))
     arm = {**EXPERIMENTS["din"], "dataset_id": "clusters", "epochs": 1}
-    models = {"Base": BASE, "with_se": arm, "without_se": {**arm, "use_se": False}}
+    models = {"Base": BASE, "with_se": arm, "without_se": {**arm, "use_se": False}, "typo": {**arm, "use_es": False}}
     (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(models))
     return tmp_path
 
 
-def test_table_csv_and_plot(config: Path) -> None:
+def test_table_csv_and_plot(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--expid", "with_se", "without_se", "--seeds", "1", "2", "--name", "se")
-    ended = run(config, *arguments)
-    assert ended.returncode == 0, ended.stderr
+    run(config, *arguments)
     out = config / "out"
     assert {path.name for path in out.iterdir()} == {"se.md", "se.csv", "se.png"}
     assert (out / "se.png").read_bytes().startswith(b"\x89PNG")
     rows = [row for row in csv.DictReader((out / "se.csv").open()) if row["split"] == "test"]
-    assert [(row["expid"], row["seed"]) for row in rows] == [
-        ("with_se", "1"),
-        ("with_se", "2"),
-        ("without_se", "1"),
-        ("without_se", "2"),
+    assert [(row["expid"], row["dataset_id"], row["seed"]) for row in rows] == [
+        ("with_se", "clusters", "1"),
+        ("with_se", "clusters", "2"),
+        ("without_se", "clusters", "1"),
+        ("without_se", "clusters", "2"),
     ]
-    mean = statistics.mean(float(row["AUC"]) for row in rows[:2])
-    assert f"| with_se | clusters | {mean:.4f} |" in (out / "se.md").read_text()
+    auc = [float(row["AUC"]) for row in rows]
+    figures = f"{statistics.mean(auc[2:]):.4f} | {statistics.stdev(auc[2:]):.4f} | "
+    text = (out / "se.md").read_text()
+    assert f"| without_se | {figures}{statistics.mean(auc[2:]) - statistics.mean(auc[:2]):.4f} | " in text
+    assert "| clusters | unknown |" in text
+    assert text in capsys.readouterr().out
 
     logs = sorted((config / "checkpoints" / "clusters").glob("*.log"))
     before = [log.stat().st_mtime_ns for log in logs]
     assert len(logs) == 4
-    assert run(config, *arguments).returncode == 0
+    run(config, *arguments)
     assert [log.stat().st_mtime_ns for log in logs] == before  # nothing has run again
 
 
-def test_an_unknown_experiment_is_one_sentence(config: Path) -> None:
-    ended = run(config, "--expid", "with_es", "--name", "se")
-    assert ended.returncode == 2
-    assert ended.stderr.strip().splitlines()[-1].startswith("error: --expid with_es: no such experiment")
-    assert "Traceback" not in ended.stderr
+@pytest.mark.parametrize(
+    ("expids", "sentence"),
+    [
+        (["with_es"], "error: --expid with_es: no such experiment"),
+        (["with_se", "typo"], "error: key 'use_es' of experiment typo is not read by DIN_SE_MHTA"),
+    ],
+)
+def test_an_experiment_that_cannot_run_is_one_sentence_before_any_runs(
+    config: Path, capsys: pytest.CaptureFixture[str], expids: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(config, "--expid", *expids, "--name", "se")
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(sentence) and len(err.splitlines()) == 1
+    assert not (config / "checkpoints").exists()
