@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-__all__ = ["Bar", "Line", "difference_bars", "dot_rows", "line_chart", "scree", "swatch"]
+__all__ = ["LARGE", "Bar", "Line", "difference_bars", "dot_rows", "line_chart", "scree", "swatch"]
 
-WIDTH = 380
+WIDTH = 330
+LARGE = 460  # the width of the few that deserve it
 LEFT = 46  # of the plotting area of line charts; the tick labels stand there
 ROW = 36  # height of a row: its words above, its mark below
 STYLES = 24  # 8 colours, each in 3 kinds of dashes
@@ -67,9 +68,9 @@ class Axis:
         return [(n * step, f"{n * step:,.{digits}f}".replace("-", "−")) for n in numbers]
 
 
-def _svg(height: float, alt: str, parts: Sequence[Markup]) -> Markup:
+def _svg(height: float, alt: str, parts: Sequence[Markup], width: int = WIDTH) -> Markup:
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, round(height), alt, Markup("").join(parts)
+        width, round(height), alt, Markup("").join(parts)
     )
 
 
@@ -93,18 +94,19 @@ def shorten(text: str, length: int) -> str:
 
 def _row_head(name: str, text: str, top: float) -> list[Markup]:
     tip = Markup("<title>{}</title>").format(name)
-    room = 56 - len(text)  # letters in WIDTH
+    room = 48 - len(text)  # letters in WIDTH
     label = Markup('<text x="0" y="{:.1f}" class="name">{}{}</text>').format(top + 12, tip, shorten(name, room))
     return [label, _words(WIDTH, top + 12, text, "value", "end")]
 
 
-def _scale_below(axis: Axis, height: float) -> list[Markup]:
+def _rows_with_scale(axis: Axis, count: int) -> list[Markup]:
+    """The scale below ``count`` rows; its lines are interrupted where the rows have their words."""
+    height = ROW * count + 4
     parts = [_line(axis.start, height, axis.end, height, "axis")]
     for value, label in axis.ticks():
-        parts += [
-            _line(axis(value), 0, axis(value), height, "grid"),
-            _words(axis(value), height + 15, label, "tick", "middle"),
-        ]
+        x = axis(value)
+        parts.append(_words(x, height + 15, label, "tick", "middle"))
+        parts += [_line(x, row * ROW + 16, x, row * ROW + 32, "grid") for row in range(count)]
     return parts
 
 
@@ -112,11 +114,10 @@ def difference_bars(rows: Sequence[Bar], alt: str) -> Markup:
     """A bar from 0 per row, with its interval as a whisker."""
     finite = [v for row in rows for v in (row.value, row.low, row.high) if math.isfinite(v)]
     axis = Axis([0.0, *finite], 8, WIDTH - 8)
-    height = ROW * len(rows) + 4
-    parts = _scale_below(axis, height)
+    parts = _rows_with_scale(axis, len(rows))
     for number, row in enumerate(rows):
         top = number * ROW
-        parts += _row_head(row.name, row.text, top)
+        parts += [*_row_head(row.name, row.text, top), _line(axis(0), top + 16, axis(0), top + 32, "zero")]
         if math.isfinite(row.value):
             x, zero = axis(row.value), axis(0)
             parts.append(
@@ -128,8 +129,7 @@ def difference_bars(rows: Sequence[Bar], alt: str) -> Markup:
             low, high = axis(row.low), axis(row.high)
             parts += [_line(low, top + 24, high, top + 24, "whisker")]
             parts += [_line(end, top + 20, end, top + 28, "whisker") for end in (low, high)]
-    parts.append(_line(axis(0), 0, axis(0), height, "zero"))
-    return _svg(height + 20, alt, parts)
+    return _svg(ROW * len(rows) + 24, alt, parts)
 
 
 def dot_rows(rows: Sequence[tuple[str, str, Sequence[float]]], span: Sequence[float], alt: str) -> Markup:
@@ -139,8 +139,7 @@ def dot_rows(rows: Sequence[tuple[str, str, Sequence[float]]], span: Sequence[fl
         span: values that the axis covers, so that panels side by side have the same one.
     """
     axis = Axis(span, 8, WIDTH - 8)
-    height = ROW * len(rows) + 4
-    parts = _scale_below(axis, height)
+    parts = _rows_with_scale(axis, len(rows))
     for number, (name, text, values) in enumerate(rows):
         top = number * ROW
         parts += _row_head(name, text, top)
@@ -149,11 +148,16 @@ def dot_rows(rows: Sequence[tuple[str, str, Sequence[float]]], span: Sequence[fl
         if finite:
             mean = axis(sum(finite) / len(finite))
             parts.append(_line(mean, top + 17, mean, top + 31, "mean"))
-    return _svg(height + 20, alt, parts)
+    return _svg(ROW * len(rows) + 24, alt, parts)
 
 
 def line_chart(
-    lines: Sequence[Line], x_label: str, y_label: str, alt: str, x_ticks: Sequence[float] | None = None
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    alt: str,
+    x_ticks: Sequence[float] | None = None,
+    width: int = WIDTH,
 ) -> Markup:
     """Lines over a number.
 
@@ -162,14 +166,14 @@ def line_chart(
             are positive and span a factor of 16 or more.
     """
     points = [(x, y) for line in lines for x, y in line.points if math.isfinite(x) and math.isfinite(y)]
-    bottom = 200
+    bottom = 200 if width == WIDTH else 240
     logarithmic = bool(x_ticks) and min(x_ticks or [0]) > 0 and max(x_ticks or [0]) >= 16 * min(x_ticks or [1])
-    x_axis = Axis([x for x, _ in points], LEFT, WIDTH - 10, logarithmic)
+    x_axis = Axis([x for x, _ in points], LEFT, width - 10, logarithmic)
     y_axis = Axis([y for _, y in points], bottom, 18)
-    parts = [_words(0, 10, y_label, "label"), _words(WIDTH - 10, bottom + 33, x_label, "label", "end")]
+    parts = [_words(0, 10, y_label, "label"), _words(width - 10, bottom + 33, x_label, "label", "end")]
     for value, label in y_axis.ticks():
         y = y_axis(value)
-        parts += [_line(LEFT, y, WIDTH - 10, y, "grid"), _words(LEFT - 6, y + 4, label, "tick", "end")]
+        parts += [_line(LEFT, y, width - 10, y, "grid"), _words(LEFT - 6, y + 4, label, "tick", "end")]
     free = -math.inf  # where the last label ends
     for value, label in x_axis.ticks() if x_ticks is None else [(x, f"{x:g}") for x in sorted(set(x_ticks))]:
         x = x_axis(value)
@@ -177,10 +181,10 @@ def line_chart(
         if x - 4 * len(label) > free:
             parts.append(_words(x, bottom + 17, label, "tick", "middle"))
             free = x + 4 * len(label)
-    parts.append(_line(LEFT, bottom, WIDTH - 10, bottom, "axis"))
+    parts.append(_line(LEFT, bottom, width - 10, bottom, "axis"))
     for line in sorted(lines, key=lambda line: not line.thin):  # means above their seeds
         parts += _draw(line, x_axis, y_axis)
-    return _svg(bottom + 40, alt, parts)
+    return _svg(bottom + 40, alt, parts, width)
 
 
 def _draw(line: Line, x_axis: Axis, y_axis: Axis) -> list[Markup]:
@@ -197,7 +201,7 @@ def _draw(line: Line, x_axis: Axis, y_axis: Axis) -> list[Markup]:
         if len(piece) > 1:
             tip = Markup("<title>{}</title>").format(line.name)
             drawn.append(Markup('<polyline points="{}" class="{}">{}</polyline>').format(steps, kind, tip))
-        if not line.thin and (len(piece) == 1 or len(line.points) <= 12):
+        if not line.thin and (len(piece) == 1 or len(line.points) <= 6):
             drawn += [
                 _dot(x_axis(x), y_axis(y), 3, f"dot {style(line.style)}", f"{line.name}: {y} at {x:g}")
                 for x, y in piece

@@ -49,16 +49,20 @@ def _heads(experiments: Sequence[Looked]) -> Part:
     for expid, line in lines:
         ratio = line.get("entropy", NAN) / (line.get("entropy_uniform", NAN) or NAN)
         cells = [number_cell(line.get(name, NAN), forms.get(name, ".4f")) for name in names]
-        rows.append([Cell(expid), *cells, number_cell(ratio, ".1%")])
+        rows.append([Cell(expid), *cells[: len(known)], number_cell(ratio, ".1%"), *cells[len(known) :]])
     note = "Mean entropy in nats; at 100 % of the uniform entropy a head gives every history item the same share."
-    head = ["experiment", *(name.replace("_", " ") for name in names), "of uniform"]
-    return Part("Heads", note, tables=[Table("attention by layer and head", head, rows)])
+    head = ["experiment", *known, "of uniform", *names[len(known) :]]
+    return Part(
+        "Heads", note, tables=[Table("attention by layer and head", [name.replace("_", " ") for name in head], rows)]
+    )
 
 
 def _shares(expid: str, row: Explained) -> Table:
     """A line per history item, a column per layer and head."""
     heads = [
-        (f"layer {n}, head {m}", shares) for n, layer in enumerate(row.attention) for m, shares in enumerate(layer)
+        (f"layer\N{NO-BREAK SPACE}{n}, head\N{NO-BREAK SPACE}{m}", shares)
+        for n, layer in enumerate(row.attention)
+        for m, shares in enumerate(layer)
     ]
     # At least the equal share, so that nearly uniform attention does not look like contrast.
     largest = max([1 / len(row.history), *(s for _, shares in heads for s in shares if math.isfinite(s))])

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from reporting.charts import Line, dot_rows, line_chart, scree, swatch
+from reporting.charts import LARGE, Line, dot_rows, line_chart, scree, swatch
 from reporting.records import METRICS, Metrics, Run, Study
 from reporting.view import DASH, Cell, Figure, Part, Table, count, number, number_cell
 
@@ -68,12 +68,12 @@ def training_part(study: Study) -> Part | None:
         alt = f"{label} over training steps: " + "; ".join(
             f"{name} from {number(values[0])} to {number(values[-1])}" for name, values in ends if values
         )
-        figures.append(Figure(label, line_chart(lines, "step", label, alt)))
+        figures.append(Figure(label, line_chart(lines, "step", label, alt, width=LARGE)))
     if not figures:
         return None
     legend = [(swatch(place), variant.name) for place, variant in enumerate(study.variants)]
     note = "One line per variant: thick the mean over seeds (at the steps that all of them have), thin each seed."
-    return Part("Training curves", note, figures, legend)
+    return Part("Training curves", note, figures, legend, large=True)
 
 
 def frequency_part(study: Study, split: str) -> Part | None:
@@ -141,16 +141,18 @@ def variance_part(study: Study) -> Part | None:
         return None
     figures, lines, legend = [], [], []
     for place, (column, modality, ratios, names) in enumerate(curves):
-        whose = "" if len(names) == len(study.variants) else f" ({', '.join(names)})"
+        whose = ""
+        if len(spectra[column, modality]) > 1:
+            whose = f" ({', '.join(names) if len(names) < 4 else count(len(names), 'variant')})"
         title = f"{column}: {modality}{whose}"
-        total = sum(ratio for ratio in ratios if math.isfinite(ratio))
-        alt = f"Scree plot of {title}: component 1 explains {ratios[0]:.1%}, all {len(ratios)} {total:.1%}"
-        figures.append(Figure(f"{title}, all {len(ratios)}: {total:.1%}", scree(ratios, alt)))
+        first, total = (number(sum(r for r in some if math.isfinite(r)), ".1%") for some in (ratios[:1], ratios))
+        alt = f"Scree plot of {title}: component 1 explains {first}, all {len(ratios)} {total}"
+        figures.append(Figure(f"{title}, all {len(ratios)}: {total}", scree(ratios, alt)))
         sums = [(n, sum(ratios[:n])) for n in range(1, len(ratios) + 1)]
         lines.append(Line(title, sums, place))
         legend.append((swatch(place), title))
     alt = "Share of variance kept by the first components: " + "; ".join(
-        f"{x.name} {x.points[-1][1]:.1%}" for x in lines
+        f"{x.name} {number(x.points[-1][1], '.1%')}" for x in lines
     )
     figures.append(Figure("kept by the first n components", line_chart(lines, "n", "share of variance", alt)))
     note = "Explained variance of each modality's PCA; one that begins another is drawn once, as the wider one."

@@ -27,17 +27,30 @@ def study_section(study: Study) -> Section:
     ]
     parts += [frequency_part(study, name) for name in ("test", "valid")]
     parts.append(variance_part(study))
-    warnings = [
-        (f"{variant.name}, seed {run.seed}" if run.seed else variant.name, warning)
-        for variant in study.variants
-        for run in variant.runs
-        for warning in run.warnings
-    ]
     seeds = ", ".join(study.seeds)
     where = origin(study.about, ("seeds", seeds), ("data", study.dataset_id), ("base experiment", study.base_expid))
     subtitle = count(len(study.variants), "variant") + (f", {count(len(study.seeds), 'seed')}" if seeds else "")
-    title = f"{study.name} on {study.dataset_id}" if study.dataset_id else study.name
-    return Section("study", title, subtitle, study.about, where, [part for part in parts if part], warnings)
+    is_on_one = study.dataset_id and ", " not in study.dataset_id
+    title = f"{study.name} on {study.dataset_id}" if is_on_one else study.name
+    return Section("study", title, subtitle, study.about, where, [part for part in parts if part], _warnings(study))
+
+
+def _warnings(study: Study) -> list[tuple[str, str]]:
+    """Each sentence once per variant, with the seeds that it is about."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for variant in study.variants:
+        for run in variant.runs:
+            for warning in run.warnings:
+                found.setdefault((variant.name, warning), []).append(run.seed)
+    lines = []
+    for (name, warning), seeds in found.items():
+        words = f", seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if any(seeds) else ""
+        lines.append((name + words, warning))
+    return lines
+
+
+def _reference(study: Study) -> str:
+    return f"{study.over} {study.variants[0].name}".strip()
 
 
 def _tone(metric: str, estimate: Estimate) -> str:
@@ -71,11 +84,15 @@ def _metrics_part(study: Study, split: str) -> Part:
     metrics = study.metric_names(split)
     columns: list[tuple[str, Callable[[int, Variant], Cell]]] = []
     for metric in metrics:
-        columns.append((f"{split} {metric}", _mean_cell(study, split, metric)))
+        columns.append((f"{split}\N{NO-BREAK SPACE}{metric}", _mean_cell(study, split, metric)))
         if len(study.variants) > 1:
-            columns.append((f"Δ {metric}", _difference_cell(split, metric)))
+            columns.append((f"Δ\N{NO-BREAK SPACE}{metric}", _difference_cell(split, metric)))
     if split == "test":
-        columns += [(f"valid {m}", _mean_cell(study, "valid", m)) for m in study.metric_names("valid") if m == "AUC"]
+        columns += [
+            (f"valid\N{NO-BREAK SPACE}{m}", _mean_cell(study, "valid", m))
+            for m in study.metric_names("valid")
+            if m == "AUC"
+        ]
     columns.append(("parameters", lambda _, variant: number_cell(variant.parameters, ",.0f")))
     columns.append(("train s", lambda _, variant: number_cell(variant.train_seconds, ",.0f")))
     if any(math.isfinite(variant.latency_ms) for variant in study.variants):
@@ -87,10 +104,9 @@ def _metrics_part(study: Study, split: str) -> Part:
         ]
         for place, variant in enumerate(study.variants)
     ]
-    first = study.variants[0].name
     note = "± is the standard deviation over seeds, ★ the best mean of its column."
     if len(study.variants) > 1:
-        note += f" Δ is the difference to {first}, paired by seed"
+        note += f" Δ is the difference to {_reference(study)}, paired by seed"
         if any(_tone(m, v.estimate(split, m)) for v in study.variants[1:] for m in metrics):
             note += (
                 ", with its 95 % interval; ✓ better, ✗ worse: the interval excludes 0 (each comparison by itself, "
@@ -138,17 +154,15 @@ def _differences_part(study: Study, split: str) -> Part | None:
         bars = [
             Bar(v.name, e.difference, e.low, e.high, _tone(metric, e), _difference_text(e)) for v, e in estimates
         ]  # fmt: skip
-        alt = f"Difference of {split} {metric} to {study.variants[0].name}: " + "; ".join(
+        alt = f"Difference of {split} {metric} to {_reference(study)}: " + "; ".join(
             f"{bar.name} {bar.text}" for bar in bars
         )
         direction = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-        figures.append(
-            Figure(f"{split} {metric} minus {study.variants[0].name}'s ({direction})", difference_bars(bars, alt))
-        )
+        figures.append(Figure(f"{split} {metric} ({direction})", difference_bars(bars, alt)))
     if not figures:
         return None
     swatches = [("better", "better, interval excludes 0"), ("worse", "worse, interval excludes 0")]
     swatches += [("unclear", "interval includes 0"), ("single", "no interval")]
     legend = [(Markup('<span class="box {}"></span>').format(tone), words) for tone, words in swatches]
     note = "Bars are mean differences, whiskers their 95 % intervals."
-    return Part(f"Differences to {study.variants[0].name}", note, figures, legend)
+    return Part(f"Differences to {_reference(study)}", note, figures, legend)

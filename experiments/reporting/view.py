@@ -41,12 +41,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column names the row. ``groups``: (words, columns) of a line above the head."""
+    """The first column names the row. ``groups``: (words, columns) of a line above the head; ``caption``: unseen."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     groups: Sequence[tuple[str, int]] = ()
+
+    @property
+    def is_number(self) -> list[bool]:
+        """By column, whether a cell has a number."""
+        return [any(cell.full for cell in column) for column in zip(*self.rows)]
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Part:
-    """A titled piece of a section, in the order: note, figures with their legend, tables."""
+    """A titled piece of a section, in the order: note, figures with their legend, tables; ``large``: few figures."""
 
     title: str
     note: str = ""
@@ -66,6 +71,7 @@ class Part:
     tables: Sequence[Table] = ()
     paragraphs: Sequence[str] = ()
     folded: bool = False
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def number(value: float, form: str = ".4f") -> str:
     if math.isnan(value):
         return DASH
     text = format(value, form) if math.isfinite(value) else "∞" if value > 0 else "-∞"
-    return text.replace("-", "−")
+    return text.replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def number_cell(value: float, form: str = ".4f", **more: Any) -> Cell:

@@ -259,7 +259,7 @@ def test_numbers_are_those_of_the_file(build: Callable[[], Page], tmp_path: Path
     assert [cell["text"] for cell in page.row("TransAct", "ranking")] == ["—", "—", "2.0"]
     assert "Only in the file: losses." in page.text
     shares = page.row("Björk")
-    assert [cell["text"] for cell in shares] == ["12.5%", "50.0%"]
+    assert [cell["text"] for cell in shares] == ["12.5\N{NO-BREAK SPACE}%", "50.0\N{NO-BREAK SPACE}%"]
     assert [cell["style"] for cell in shares] == ["--share: 0.143", "--share: 0.571"]
     assert "score 0.8125" in page.text
 
@@ -490,10 +490,10 @@ def test_a_pca_that_begins_another_is_drawn_once(build: Callable[[], Page], tmp_
     other["explained_variance"] = {"item_emb": {"txt_emb_MiniLM": [0.9, 0.05]}}
     save(tmp_path, "a.json", ablation([wide, narrow, other], (1, 2)))
     labels = [attributes.get("aria-label", "") for attributes in build().all("svg")]
-    scree = [label for label in labels if label.startswith("Scree plot")]
+    scree = [label.replace("\N{NO-BREAK SPACE}", " ") for label in labels if label.startswith("Scree plot")]
     assert len(scree) == 2
-    assert any("(wide, narrow): component 1 explains 31.0%, all 3 61.0%" in label for label in scree)
-    assert any("(other): component 1 explains 90.0%, all 2 95.0%" in label for label in scree)
+    assert any("(wide, narrow): component 1 explains 31.0 %, all 3 61.0 %" in label for label in scree)
+    assert any("(other): component 1 explains 90.0 %, all 2 95.0 %" in label for label in scree)
 
 
 def test_the_repositorys_own_results_in_a_process_of_its_own(tmp_path: Path) -> None:
