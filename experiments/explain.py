@@ -44,16 +44,13 @@ TITLE_WIDTH = 28
 class Trained:
     """A trained experiment and the rows of one split."""
 
+    expid: str
     params: dict[str, Any]
     model: Any
     schema: DatasetSchema
     table: ItemTable
     data_path: Path
     rows: Rows
-
-    @property
-    def expid(self) -> str:
-        return str(self.params["model_id"])
 
     def batches(self, order: np.ndarray, batch_size: int) -> Iterator[RaggedBatch]:
         """The rows of these numbers, in this order."""
@@ -85,9 +82,8 @@ def open_trained(expid: str, split: str, config: str | None, dataset: str | None
     table = named_item_table(feature_map)
     if table is None:
         raise ConfigError(f"experiment {expid}: its feature map names no item table; train it again with run_expid.py.")
-    return Trained(
-        params, model, schema, table, data_path, read_rows(data_path, schema, table.item_ids, require_label=False)
-    )
+    rows = read_rows(data_path, schema, table.item_ids, require_label=False)
+    return Trained(expid, params, model, schema, table, data_path, rows)
 
 
 def chosen_rows(trained: Trained, rows: Sequence[int] | None, sample: int) -> np.ndarray:

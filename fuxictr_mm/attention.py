@@ -240,4 +240,8 @@ def _with_targets_moved_on(batch: MultimodalBatch) -> tuple[MultimodalBatch, tor
     other_B = target_B.roll(1)
     index = torch.cat([batch.item_index[:, :-1], other_B.unsqueeze(1)], dim=1)
     moved = MultimodalBatch(batch.context, batch.items, index, batch.is_real_BL)
-    return moved, (other_B != target_B).cpu()
+    # By what the items are and not by their rows: the challenge's batch has a row for every position.
+    is_other_B = torch.zeros_like(target_B, dtype=torch.bool)
+    for column in batch.items.values():
+        is_other_B |= (column[other_B] != column[target_B]).reshape(len(target_B), -1).any(dim=1)
+    return moved, is_other_B.cpu()

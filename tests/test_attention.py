@@ -179,6 +179,15 @@ def test_the_model_is_left_as_it_was(variant: str, tmp_path: Path) -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_torchs_fast_path_is_off_meanwhile(tmp_path: Path) -> None:
+    """Versions of torch differ in whether a hook alone keeps it from being taken."""
+    model = build("transformer-heads", tmp_path)
+    seen = []
+    model.mlp.register_forward_hook(lambda *_: seen.append(torch.backends.mha.get_fastpath_enabled()))
+    history_attention(model, batch_of())
+    assert seen == [False] and torch.backends.mha.get_fastpath_enabled()
+
+
 def test_a_compiled_model_is_read_without_its_graph(tmp_path: Path) -> None:
     """Hooks do not reach into a compiled graph, which stands in the model as an attribute."""
     model = build("transformer", tmp_path)
@@ -253,15 +262,19 @@ def test_how_much_the_target_moves_the_attention(tmp_path: Path) -> None:
 def test_moved_by_target_by_hand(tmp_path: Path) -> None:
     """Row i gets the target of row i - 1; a row with the same target, or without history, says nothing."""
     model = build("din-one-head", tmp_path)
-    context, items, mask = batch_of((4, 0, 6, 1))
-    moved = {name: values.view(4, WIDTH + 1, *values.shape[1:]).clone() for name, values in items.items()}
-    for values in moved.values():
+    context, items, mask = batch_of((4, 0, 6, 5, 3))
+    by_row = {name: values.view(5, WIDTH + 1, *values.shape[1:]).clone() for name, values in items.items()}
+    for values in by_row.values():
+        values[4, -1] = values[3, -1]  # rows 3 and 4 have the same target
+    one = (context, {name: values.flatten(0, 1).clone() for name, values in by_row.items()}, mask)
+    for values in by_row.values():
         values[:, -1] = values[:, -1].roll(1, dims=0)
-    other = (context, {name: values.flatten(0, 1) for name, values in moved.items()}, mask)
-    (one,), (two,) = (history_attention(model, batch).shares() for batch in ((context, items, mask), other))
-    expected = (one - two).abs().sum(dim=-1)[:, 0] / 2
-    (head,) = attention_summary(model, [(context, items, mask)])
-    assert head["moved_by_target"] == pytest.approx(float(expected[[0, 2, 3]].mean()))
+    two = (context, {name: values.flatten(0, 1) for name, values in by_row.items()}, mask)
+    (before,), (after,) = (history_attention(model, batch).shares() for batch in (one, two))
+    expected = ((before - after).abs().sum(dim=-1)[:, 0] / 2)[[0, 2, 3]]
+    assert float(expected.min()) > 1e-3
+    (head,) = attention_summary(model, [one])
+    assert head["moved_by_target"] == pytest.approx(float(expected.mean())) and head["rows"] == 4
     (alone,) = attention_summary(model, [batch_of((4,))])
     assert alone["moved_by_target"] is None and alone["rows"] == 1
 
