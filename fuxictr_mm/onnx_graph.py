@@ -66,7 +66,7 @@ class _Scorer(nn.Module):
 
 
 def input_columns(model: MultimodalRankModel) -> list[Column]:
-    """Context columns, then item columns, each in the order of the feature map."""
+    """Context columns, then item columns, each in the order of the feature map, then what is compared only."""
     columns = []
     for axis, fields in (("B", model.context_field_dims), ("U", model.item_field_dims)):
         for name, field_dim in fields.items():
@@ -80,6 +80,9 @@ def input_columns(model: MultimodalRankModel) -> list[Column]:
             elif spec["type"] == "embedding":
                 width = spec.get("pretrain_dim", spec.get("embedding_dim", field_dim))
             columns.append(Column(name, axis, width, spec["vocab_size"] if is_id else None))
+    for name in model.vectors.compared:
+        if name not in model.item_field_dims:
+            columns.append(Column(name, "U", sum(width for _, width in model.vectors.blocks[name]), None))
     return columns
 
 

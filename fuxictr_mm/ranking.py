@@ -105,7 +105,10 @@ class Ranker:
         """Item indices (L,) and (n,), column -> (n,) tensor -> (n,)."""
         device = self.model.device
         distinct, place = np.unique(np.concatenate([clicked, wanted]), return_inverse=True)
-        items_UD = self._embed_items(torch.from_numpy(distinct).to(device))
+        rows = torch.from_numpy(distinct).to(device)
+        items = {name: column.index_select(0, rows) for name, column in self._columns.on(device).items()}
+        items_UD = self.model.embed_items(_batch({}, items, len(distinct)))[0]
+        vectors = self.model.vectors.units(items)
         place_of = torch.from_numpy(place.reshape(-1)).to(device)
         is_real_1L = torch.ones(1, len(clicked), dtype=torch.bool, device=device)
         history_1LD = items_UD[place_of[: len(clicked)]].unsqueeze(0)
@@ -113,21 +116,16 @@ class Ranker:
             is_real_1L, history_1LD = is_real_1L.new_zeros(1, 1), items_UD.new_zeros(1, 1, items_UD.shape[1])
         scores = []
         for start in range(0, len(wanted), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            target_BD = items_UD[place_of[len(clicked) :][rows]]
+            part = slice(start, start + self.batch_size)
+            place_B = place_of[len(clicked) :][part]
+            target_BD = items_UD[place_B]
             size = len(target_BD)
-            context_BC = self.model.embed_context(_batch({name: c[rows] for name, c in context.items()}, {}, size))
-            score_B1 = self.model.score(
-                context_BC, target_BD, history_1LD.expand(size, -1, -1), is_real_1L.expand(size, -1)
-            )
+            context_BC = self.model.embed_context(_batch({name: c[part] for name, c in context.items()}, {}, size))
+            history_BLD, is_real_BL = history_1LD.expand(size, -1, -1), is_real_1L.expand(size, -1)
+            compared = _compare(vectors, place_B, place_of[: len(clicked)]) if vectors else None
+            score_B1 = self.model.rank(context_BC, target_BD, history_BLD, is_real_BL, compared)
             scores.append(score_B1.reshape(-1))
         return torch.cat(scores)
-
-    def _embed_items(self, index: torch.Tensor) -> torch.Tensor:
-        """(U,) rows of the item table -> (U, D)."""
-        columns = self._columns.on(index.device)
-        items = {name: column.index_select(0, index) for name, column in columns.items()}
-        return self.model.embed_items(_batch({}, items, len(index)))[0]
 
     def _indices(self, ids: np.ndarray, where: str) -> np.ndarray:
         index = self._index_of(ids)
@@ -143,6 +141,27 @@ class Ranker:
             raise DataError(f"context: found the columns {sorted(given)}, but the model reads {sorted(names)}.")
         device = self.model.device
         return {c.name: torch.from_numpy(_values(c, given[c.name], n)).to(device) for c in self._schema.context_columns}
+
+
+def _compare(
+    vectors: Sequence[tuple[torch.Tensor, torch.Tensor]], target_B: torch.Tensor, clicked_L: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``model.vectors.compare`` returns, where all rows share one history, which need not be copied for each.
+
+    Args:
+        vectors: of ``model.vectors.units``.
+        target_B, clicked_L: places in them.
+    """
+    found, known = [], []
+    for unit_UW, is_known_U in vectors:
+        with torch.autocast(unit_UW.device.type, enabled=False):
+            cosine_BL = unit_UW[target_B] @ unit_UW[clicked_L].T
+        is_known_BL = is_known_U[target_B].unsqueeze(1) & is_known_U[clicked_L]
+        if not len(clicked_L):  # as in the history: one position of padding
+            cosine_BL, is_known_BL = cosine_BL.new_zeros(len(target_B), 1), is_known_BL.new_zeros(len(target_B), 1)
+        found.append(cosine_BL)
+        known.append(is_known_BL)
+    return torch.stack(found, dim=-1), torch.stack(known, dim=-1)
 
 
 def _batch(context: Mapping[str, torch.Tensor], items: Mapping[str, torch.Tensor], rows: int) -> MultimodalBatch:

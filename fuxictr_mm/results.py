@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ class Result:
         seconds: wall-clock time of training alone.
         checkpoint: file of the best weights.
         commit: of this package's repository, when the run (or its last part) began.
+        by_frequency: split -> ``"cold"``, ``"rare"``, ``"warm"`` -> metrics, as in
+            :class:`~fuxictr_mm.evaluation.Evaluation`.
+        curve: one entry per evaluation during training: ``step``, ``epoch``, ``train_loss`` (mean since the last one)
+            and ``valid`` (metric -> value).
+        warnings: what a careful person would look at, one sentence each.
     """
 
     expid: str
@@ -46,6 +51,9 @@ class Result:
     seconds: float
     checkpoint: Path
     commit: str
+    by_frequency: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
@@ -62,6 +70,11 @@ class Result:
                 values = "".join(f"{metrics[name]:>10.4f}" for name in names)
                 best = self.best_possible.get(split)
                 lines.append(f"{split:<8}{values}   " + ("unknown" if best is None else f"{best:.4f}"))
+                by_frequency = self.by_frequency.get(split, {})
+                for group, found in by_frequency.items() if len(by_frequency) > 1 else ():
+                    values = "".join(f"{found[name]:>10.4f}" for name in names)
+                    lines.append(f"  {group:<6}{values}   {found['rows']:,} rows, {found['items']:,} items")
+        lines += [f"warning: {sentence}" for sentence in self.warnings]
         return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from fuxictr_mm.config import check_keys, load_experiment, user_errors
 from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.evaluation import clicks_per_item, evaluate_split, gap_warning, norm_warning
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
 from fuxictr_mm.provenance import current_commit
@@ -119,28 +120,35 @@ def run_experiment(
     started = time.perf_counter()
     model.fit(train, validation_data=valid, **params)
     seconds = getattr(model, "train_seconds", time.perf_counter() - started)
+    clicks = clicks_per_item(train)
     logging.info("****** Validation evaluation ******")
-    valid_result = model.evaluate(valid)
-    test_result: dict[str, float] = {}
+    evaluated = {"valid": evaluate_split(model, valid, params["metrics"], clicks)}
     if test is not None and test.has_label:
         logging.info("******** Test evaluation ********")
-        test_result = model.evaluate(test)
+        evaluated["test"] = evaluate_split(model, test, params["metrics"], clicks)
     elif test is not None:
         logging.info(f"{params['test_data']} has no label column: no test metrics.")
 
-    scored = {"valid": valid_result, "test": test_result}
-    best = {split: best_auc(params[f"{split}_data"]) for split, metrics in scored.items() if metrics}
+    best = {split: best_auc(params[f"{split}_data"]) for split in evaluated}
+    warnings = [norm_warning(model, valid)]
+    if "test" in evaluated:
+        warnings.append(gap_warning(evaluated["valid"], evaluated["test"]))
     result = Result(
         expid=params["model_id"],
         dataset_id=params["dataset_id"],
-        valid=dict(valid_result),
-        test=dict(test_result),
+        valid=evaluated["valid"].overall,
+        test=evaluated["test"].overall if "test" in evaluated else {},
         best_possible={split: auc for split, auc in best.items() if auc is not None},
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=seconds,
         checkpoint=Path(model.checkpoint),
         commit=commit,
+        by_frequency={split: found.by_frequency for split, found in evaluated.items()},
+        curve=getattr(model, "curve", []),
+        warnings=[sentence for sentence in warnings if sentence],
     )
+    for sentence in result.warnings:
+        logging.warning(sentence)
     finish(result, fingerprint)
     if csv_file is not None:
         append_csv(csv_file, result)

@@ -22,11 +22,12 @@ class Column:
 
     Attributes:
         name: column name in the file, or the name of a vector that ``pca`` derives.
-        type: one of FuxiCTR's types: categorical, numeric, sequence, embedding, meta.
+        type: one of FuxiCTR's types: categorical, numeric, sequence, embedding, meta. Meta columns are no fields: the
+            group id, or item vectors that a model only compares.
         source: ``"item"`` for a column of the item table, anything else for a column of the split files.
         vocab_size: number of ids including padding id 0 (``None`` where the type has none or the data decides).
         max_len: list length of a ``sequence`` column.
-        width: length of one vector of an ``embedding`` column as stored (FuxiCTR's ``pretrain_dim``).
+        width: length of one vector of an ``embedding`` or item ``meta`` column as stored (FuxiCTR's ``pretrain_dim``).
         pca: for a derived vector: ``{"modality" or "modality+modality": components}``; the number is a width (int),
             a share of variance (float < 1) or ``None`` for the raw vector.
         pca_whiten, pca_normalize, pca_fit_on: options of the derivation, see :mod:`fuxictr_mm.features`.
@@ -150,7 +151,7 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
         source=spec.get("source") or "",
         vocab_size=spec.get("vocab_size"),
         max_len=spec.get("max_len"),
-        width=width if kind == "embedding" else None,
+        width=width if kind == "embedding" or (kind == "meta" and pca is not None) else None,
         pca=dict(pca) if pca is not None else None,
         pca_whiten=bool(spec.get("pca_whiten", False)),
         pca_normalize=bool(spec.get("pca_normalize", True)),
@@ -160,8 +161,11 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
 
 def _check_pca(name: str, kind: str, spec: Mapping[str, Any]) -> None:
     pca = spec["pca"]
-    if kind != "embedding" or spec.get("source") != "item":
-        raise ConfigError(f"column {name!r}: 'pca' needs 'type: embedding' and 'source: item'.")
+    if kind not in ("embedding", "meta") or spec.get("source") != "item":
+        raise ConfigError(
+            f"column {name!r}: 'pca' needs 'source: item' and 'type: embedding', or 'type: meta' for vectors that are "
+            "compared only."
+        )
     if not isinstance(pca, Mapping) or not pca:
         raise ConfigError(f"column {name!r}: pca={pca!r} must map modality names to widths, e.g. {{txt_emb_BERT: 64}}.")
     for modality, size in pca.items():

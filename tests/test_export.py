@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bare": ("transformer", {"use_transformer": False, "cross": "none", "first_k_cols": 0, "alignment": "mlp"}),
     "din": ("din", {"batch_norm": True}),
+    "similarity": ("din", {"similarity": ["item_emb"], "similarity_bias": True}),
     "din attention": ("din", {"attention": "din", "use_se": False, "alignment": "none"}),
 }
 # lengths of the histories, width that they are padded to; traced are 3 rows of 4

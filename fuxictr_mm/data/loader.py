@@ -55,6 +55,8 @@ class MMCTRDataLoader:
     Attributes:
         num_samples: rows of the split.
         num_blocks: 1, the host's word for "one file".
+        schema: the roles of the columns.
+        n_items: number of items in the item table.
         has_label: whether the split can be evaluated.
         epoch: number of the epoch that the next iteration gives.
 
@@ -98,6 +100,8 @@ class MMCTRDataLoader:
         self.trim = trim
         self.length_buckets = length_buckets
         self.epoch = 0
+        self.schema = schema
+        self.n_items = table.n_items
         self._device = get_device(gpu)
         self._gatherer = BatchGatherer(item_columns(table, schema), schema, trim=trim)
         self._rows: Rows | StreamedRows
@@ -135,6 +139,16 @@ class MMCTRDataLoader:
             on_device = rows if rows.items.device == self._device else rows.to(self._device)
             yield from self._gatherer.batches(on_device, order, self.batch_size)
             del rows, on_device  # not two windows at a time
+
+    def in_file_order(self, *columns: str) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield the item index of every target and then ``columns``, in the order of the file, part by part.
+
+        Args:
+            columns: context, group or label columns.
+        """
+        for rows, order in self._rows.windows(EpochOrder(self.batch_size, None), 0):
+            targets = rows.items[rows.end.long() - 1]
+            yield tuple(values.cpu().numpy()[order] for values in (targets, *(rows.columns[n] for n in columns)))
 
     @property
     def fingerprint(self) -> str:

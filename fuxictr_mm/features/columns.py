@@ -123,7 +123,8 @@ def read_column(sources: Sources, column: Column, item_ids: np.ndarray) -> np.nd
     """
     if column.type == "meta":
         raise ConfigError(
-            f"column {column.name!r}: 'type: meta' is not supported for 'source: item' columns; leave 'source' out."
+            f"column {column.name!r}: a 'source: item' column of 'type: meta' holds vectors and needs 'pca'; add it, "
+            "e.g. pca: {txt_emb_BERT: null}, or leave 'source' out."
         )
     path = sources.file_of(column.name)
     if column.type == "embedding":

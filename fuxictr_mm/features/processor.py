@@ -93,8 +93,11 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         for name, values in table.columns.items():
             if (spec := self.feature_map.features.get(name)) is not None:
                 spec["item_table"] = table.path.name
-                if spec["type"] == "embedding":
+                if values.ndim == 2 and spec["type"] in ("embedding", "meta"):
+                    spec["source"] = "item"  # the host drops it from meta columns
                     spec["pretrain_dim"] = values.shape[1]  # not every host carries it over from the column
+                    blocks = table.info["pca"].get(name) or [{"modality": name, "width": values.shape[1]}]
+                    spec["modalities"] = [[block["modality"], block["width"]] for block in blocks]
         with atomic_write(self.json_file) as temporary:
             self.feature_map.save(str(temporary))
         self.item_table = table

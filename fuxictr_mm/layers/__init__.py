@@ -1,17 +1,23 @@
 """Layers of ours: tensors in, tensors out, each with its own ``out_dim``. Everything else comes from the host."""
 
 from fuxictr_mm.layers.alignment import GatedAlignment, MLPAlignment
+from fuxictr_mm.layers.attention import BiasedDotProductAttention
 from fuxictr_mm.layers.cross import LowRankCrossNet, SlotCrossNet
 from fuxictr_mm.layers.excitation import FieldExcitation
 from fuxictr_mm.layers.history import HistoryEncoder
+from fuxictr_mm.layers.similarity import HistorySimilarity, cosines, unit_rows
 from fuxictr_mm.layers.slots import Slots
 
 __all__ = [
+    "BiasedDotProductAttention",
     "FieldExcitation",
     "GatedAlignment",
     "HistoryEncoder",
+    "HistorySimilarity",
     "LowRankCrossNet",
     "MLPAlignment",
     "SlotCrossNet",
     "Slots",
+    "cosines",
+    "unit_rows",
 ]

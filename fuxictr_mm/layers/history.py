@@ -80,35 +80,51 @@ class HistoryEncoder(nn.Module):
         if self.position is not None:
             nn.init.normal_(self.position, std=0.02)
 
-    def forward(self, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor) -> torch.Tensor:
-        """(B, D), (B, L, D), (B, L) bool -> (B, out_dim). L >= 1; padding rows of the history must be zero."""
+    def forward(
+        self,
+        target_BD: torch.Tensor,
+        history_BLD: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        bias_BL: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(B, D), (B, L, D), (B, L) bool -> (B, out_dim). L >= 1; padding rows of the history must be zero.
+
+        ``bias_BL`` is added to the logits with which every query of a row looks at its positions, in all layers.
+        """
         # A compiled or exported graph cannot follow the lengths of one batch.
         if torch.compiler.is_compiling() or target_BD.device.type != "cpu":
-            return self.encode(target_BD, history_BLD, is_real_BL)
+            return self.encode(target_BD, history_BLD, is_real_BL, bias_BL)
         # With the published mask padding takes part, so its amount must not change.
         if not self.ignores_padding or len(target_BD) <= CPU_ROWS:
-            return self.encode(target_BD, history_BLD, is_real_BL)
+            return self.encode(target_BD, history_BLD, is_real_BL, bias_BL)
         length = is_real_BL.shape[1]
         width_B = _reach(is_real_BL)
         order_B = width_B.argsort(stable=True)
         # Sorted once and split: rows taken chunk by chunk would each get a gradient as large as the batch.
-        chunks = (part[order_B].split(CPU_ROWS) for part in (target_BD, history_BLD, is_real_BL, width_B))
+        given = [target_BD, history_BLD, is_real_BL, width_B] + ([] if bias_BL is None else [bias_BL])
         parts = []
-        for target, history, is_real, width in zip(*chunks):
+        for target, history, is_real, width, *bias in zip(*(part[order_B].split(CPU_ROWS) for part in given)):
             latest = slice(length - int(width[-1]), None)
-            parts.append(self.encode(target, history[:, latest], is_real[:, latest]))
+            parts.append(self.encode(target, history[:, latest], is_real[:, latest], *(b[:, latest] for b in bias)))
         return torch.cat(parts)[order_B.argsort()]
 
     def present_slots(self, is_real_BL: torch.Tensor) -> torch.Tensor | None:
         """Return (B,) int: how many of the last ``first_k_cols`` outputs of a row may differ from zero; None: all."""
         return _reach(is_real_BL).clamp(max=self.first_k_cols) if self.ignores_padding else None
 
-    def encode(self, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor) -> torch.Tensor:
+    def encode(
+        self,
+        target_BD: torch.Tensor,
+        history_BLD: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        bias_BL: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """What :meth:`forward` computes, for the rows as they are."""
         tokens_BLT = self.tokens(target_BD, history_BLD)
         ignored_BL = self.ignored_positions(is_real_BL)
         if self.transformer_encoder is not None:
-            tokens_BLT = self.transformer_encoder(tokens_BLT, src_key_padding_mask=ignored_BL)
+            mask_BL = ignored_BL if bias_BL is None else bias_BL.masked_fill(ignored_BL, -torch.inf)
+            tokens_BLT = self.transformer_encoder(tokens_BLT, src_key_padding_mask=mask_BL)
         parts = []
         if k := self.first_k_cols:
             # Padded first and cut then, so that nothing depends on L: a shorter history gets its absent, oldest slots

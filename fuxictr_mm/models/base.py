@@ -3,7 +3,7 @@
 Axis letters: B = rows, U = distinct items, L = history length, D = width of one item, C = width of the context.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from torch import nn
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers import GatedAlignment, MLPAlignment
+from fuxictr_mm.layers import GatedAlignment, HistorySimilarity, MLPAlignment
 from fuxictr_mm.metrics import evaluate_metrics
 from fuxictr_mm.models.training import ResumableModel
+from fuxictr_mm.models.vectors import ItemVectors
 
 __all__ = ["MultimodalRankModel"]
 
@@ -34,6 +35,14 @@ class MultimodalRankModel(ResumableModel):
         embedding_dim: width of an embedding whose column does not set its own.
         alignment: how an ``embedding`` column becomes a field, unless the column sets ``feature_encoder``: ``"linear"``
             (the host's ``nn.Linear`` without bias), ``"none"`` (as stored), ``"mlp"`` or ``"gated"``.
+        similarity: item columns of vectors whose cosines between target and history are a part of the context, per
+            modality; columns of ``type: meta`` are compared only, those of ``type: embedding`` are fields as well.
+        similarity_top_k, similarity_bias: see :class:`~fuxictr_mm.layers.HistorySimilarity`.
+        id_dropout: share of the distinct items of a training batch whose id embedding is zero, so that the rest of the
+            model learns to score items whose id it does not know.
+        modality_dropout: share of the distinct items of a training batch that miss a modality, for each modality; a
+            missing vector is zero, as in the item table.
+        item_col: the item id column, whose embedding ``id_dropout`` drops.
         kwargs: see :class:`~fuxictr_mm.models.training.ResumableModel`, and the host's ``BaseModel`` arguments
             (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
 
@@ -48,6 +57,12 @@ class MultimodalRankModel(ResumableModel):
         gpu: int = -1,
         embedding_dim: int = 64,
         alignment: str = "linear",
+        similarity: Sequence[str] = (),
+        similarity_top_k: int = 3,
+        similarity_bias: bool = False,
+        id_dropout: float = 0.0,
+        modality_dropout: float = 0.0,
+        item_col: str = "item_id",
         embedding_regularizer: float | str | None = None,
         net_regularizer: float | str | None = None,
         **kwargs: Any,
@@ -70,6 +85,16 @@ class MultimodalRankModel(ResumableModel):
             fields[name] = self._align(name, spec, alignment, embedding_dim)
         self.item_dim = sum(self.item_field_dims.values())
         self.context_dim = sum(self.context_field_dims.values())
+        self.id_dropout = _share("id_dropout", id_dropout)
+        self.modality_dropout = _share("modality_dropout", modality_dropout)
+        self._id_field = _id_slice(self.item_field_dims, item_col) if id_dropout else slice(0)
+        self.vectors = ItemVectors(feature_map, similarity)
+        self.similarity: HistorySimilarity | None = None
+        if self.vectors.count:
+            self.similarity = HistorySimilarity(self.vectors.count, similarity_top_k, similarity_bias)
+            self.context_dim += self.similarity.out_dim
+        elif similarity_bias:
+            raise ConfigError("similarity_bias: True needs 'similarity', the columns to compare, e.g. [item_vectors].")
 
     def _align(self, name: str, spec: dict[str, Any], alignment: str, embedding_dim: int) -> int:
         """Put the alignment of one column in place and return the width of its field."""
@@ -105,15 +130,53 @@ class MultimodalRankModel(ResumableModel):
     def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
         """Return ``{"y_pred": (B, 1)}``, the probability of a click."""
         batch = MultimodalBatch.from_inputs(inputs).to(self.device)
+        if self.training and self.modality_dropout:
+            batch = self.vectors.drop(batch, self.modality_dropout)
+        if batch.is_real_BL.shape[1] == 0:  # no row of the batch has a history: one position of padding stands in
+            is_real_B1 = batch.is_real_BL.new_zeros(len(batch.is_real_BL), 1)
+            batch = MultimodalBatch(batch.context, batch.items, batch.item_index[:, [-1, -1]], is_real_B1)
+        compared = None if self.similarity is None else self.vectors.compare(batch)
         with self.autocast():
             context_BC = self.embed_context(batch)
             target_BD, history_BLD, is_real_BL = self.embed_items(batch)
-            return {"y_pred": self.score(context_BC, target_BD, history_BLD, is_real_BL)}
+            return {"y_pred": self.rank(context_BC, target_BD, history_BLD, is_real_BL, compared)}
+
+    def rank(
+        self,
+        context_BC: torch.Tensor,
+        target_BD: torch.Tensor,
+        history_BLD: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        compared: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """:meth:`score`, with what ``vectors.compare`` has found summed up beside the context fields."""
+        if self.similarity is None or compared is None:
+            return self.score(context_BC, target_BD, history_BLD, is_real_BL)
+        cosine_BLM, is_known_BLM = compared
+        z_BLM = self.similarity.standardise(cosine_BLM, is_known_BLM)
+        context_BC = torch.cat([context_BC, self.similarity(z_BLM, is_known_BLM)], dim=-1)
+        return self.score(context_BC, target_BD, history_BLD, is_real_BL, self.similarity.bias(z_BLM))
 
     def score(
-        self, context_BC: torch.Tensor, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor
+        self,
+        context_BC: torch.Tensor,
+        target_BD: torch.Tensor,
+        history_BLD: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        bias_BL: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, C), (B, D), (B, L, D) with padding zeroed, (B, L) bool -> (B, 1) after ``output_activation``."""
+        """Score the rows of a batch.
+
+        Args:
+            context_BC: context fields, and the summed-up similarities if there are any.
+            target_BD: item fields of the targets.
+            history_BLD: those of the histories, padding zeroed.
+            is_real_BL: bool, False at padding.
+            bias_BL: added to the logits of attention over the history.
+
+        Returns:
+            (B, 1) after ``output_activation``.
+        """
         raise NotImplementedError
 
     def embed_context(self, batch: MultimodalBatch) -> torch.Tensor:
@@ -127,17 +190,28 @@ class MultimodalRankModel(ResumableModel):
         """Embed each row of ``batch.items`` once and spread the result over the batch.
 
         Returns:
-            target (B, D), history (B, L, D) with exact zeros at padding, and the mask (B, L). L is at least 1.
+            target (B, D), history (B, L, D) with exact zeros at padding, and the mask (B, L).
         """
         items_UD = self._embed(batch.items, self.item_field_dims, "item")
-        index, is_real_BL = batch.item_index, batch.is_real_BL
-        if is_real_BL.shape[1] == 0:  # no row of the batch has a history: one position of padding stands in
-            index = index[:, [-1, -1]]
-            is_real_BL = is_real_BL.new_zeros(len(index), 1)
-        spread = nn.functional.embedding(index, items_UD)
+        if self.training and self.id_dropout:
+            is_kept_U1 = torch.rand(len(items_UD), 1, device=items_UD.device) >= self.id_dropout
+            before, ids, behind = items_UD.tensor_split([self._id_field.start, self._id_field.stop], dim=-1)
+            items_UD = torch.cat([before, ids * is_kept_U1, behind], dim=-1)
+        spread = nn.functional.embedding(batch.item_index, items_UD)
         # Zeroed here and not trusted to be zero: an alignment with a bias, or a foreign loader, may fill padding rows.
-        history_BLD = spread[:, :-1].masked_fill(~is_real_BL.unsqueeze(-1), 0.0)
-        return spread[:, -1], history_BLD, is_real_BL
+        history_BLD = spread[:, :-1].masked_fill(~batch.is_real_BL.unsqueeze(-1), 0.0)
+        return spread[:, -1], history_BLD, batch.is_real_BL
+
+    def field_norms(self, inputs: Any) -> dict[str, float]:
+        """Item field -> root-mean-square norm over the distinct items of a batch, padding left out."""
+        batch = MultimodalBatch.from_inputs(inputs).to(self.device)
+        with torch.no_grad():
+            items_UD = self._embed(batch.items, self.item_field_dims, "item")
+        used_U = torch.zeros(len(items_UD), dtype=torch.bool, device=self.device)
+        is_filled = nn.functional.pad(batch.is_real_BL, (0, 1), value=True)
+        used_U[batch.item_index[is_filled]] = True
+        fields = items_UD[used_U].float().split(list(self.item_field_dims.values()), dim=-1)
+        return {name: float(f.square().sum(-1).mean().sqrt()) for name, f in zip(self.item_field_dims, fields)}
 
     def _embed(self, values: Any, fields: Iterable[str], kind: str) -> torch.Tensor:
         missing = [name for name in fields if name not in values]
@@ -158,3 +232,21 @@ class MultimodalRankModel(ResumableModel):
     ) -> dict[str, float]:
         """See :func:`fuxictr_mm.metrics.evaluate_metrics`."""
         return evaluate_metrics(y_true, y_pred, metrics, group_id)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name}={value!r} must be a share of the items, at least 0 and less than 1.")
+    return value
+
+
+def _id_slice(field_dims: Mapping[str, int], item_col: str) -> slice:
+    """Where the item id's embedding stands among the item fields."""
+    if item_col not in field_dims:
+        raise ConfigError(
+            f"id_dropout: the item id {item_col!r} is no item field; found {sorted(field_dims)}. Name it by the "
+            "dataset key 'item_col', or set id_dropout: 0."
+        )
+    names = list(field_dims)
+    start = sum(field_dims[name] for name in names[: names.index(item_col)])
+    return slice(start, start + field_dims[item_col])

@@ -7,7 +7,7 @@ import torch
 from fuxictr.pytorch.layers import DIN_Attention, MLP_Block, MultiHeadTargetAttention
 
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers import FieldExcitation
+from fuxictr_mm.layers import BiasedDotProductAttention, FieldExcitation
 from fuxictr_mm.models.base import MultimodalRankModel
 
 __all__ = ["DIN_SE_MHTA"]
@@ -62,6 +62,10 @@ class DIN_SE_MHTA(MultimodalRankModel):
             if width % num_heads:
                 raise ConfigError(f"num_heads={num_heads} must divide attention_dim={width}.")
             self.attention_layer = MultiHeadTargetAttention(self.item_dim, width, num_heads, attention_dropout)
+            if self.similarity is not None and self.similarity.weight_M is not None:
+                self.attention_layer.dot_attention = BiasedDotProductAttention(attention_dropout)
+        elif self.similarity is not None and self.similarity.weight_M is not None:
+            raise ConfigError("similarity_bias: True needs attention: mhta; DIN's attention has no logits to add to.")
         else:
             self.attention_layer = DIN_Attention(
                 self.item_dim,
@@ -84,9 +88,16 @@ class DIN_SE_MHTA(MultimodalRankModel):
         self.finish(kwargs["optimizer"], kwargs["loss"], learning_rate)
 
     def score(
-        self, context_BC: torch.Tensor, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor
+        self,
+        context_BC: torch.Tensor,
+        target_BD: torch.Tensor,
+        history_BLD: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        bias_BL: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        interest_BD = self.attention_layer(target_BD, history_BLD, is_real_BL)
+        # -1e9 as the host fills in where its mask is 0: an empty history gives equal shares of zeros, and no NaN.
+        mask_BL = is_real_BL if bias_BL is None else bias_BL.masked_fill(~is_real_BL, -1e9)
+        interest_BD = self.attention_layer(target_BD, history_BLD, mask_BL)
         fields = torch.cat([target_BD, interest_BD], dim=-1)
         if self.field_excitation is not None:
             fields = self.field_excitation(fields)

@@ -29,8 +29,9 @@ from fuxictr_mm.models.replay import remaining_batches, rng_state, set_rng_state
 
 __all__ = ["MACHINE_KEYS", "ResumableModel", "run_identity", "state_file"]
 
-FORMAT = "fuxictr_mm training state 1"
+FORMAT = "fuxictr_mm training state 2"
 SCHEDULES = ("none", "linear")
+CHEAP_METRICS = ("AUC", "logloss", "gAUC")
 # Parameters that say where and how a run is carried out, and not what it computes.
 MACHINE_KEYS = (
     "gpu", "verbose", "num_workers", "debug_mode", "resume", "checkpoint_steps", "data_loader", "data_root",
@@ -59,6 +60,8 @@ class ResumableModel(EfficientModel):
 
     Attributes:
         train_seconds: wall-clock time of training, evaluations included, over all parts of a resumed run.
+        curve: one entry per evaluation: ``step``, ``epoch``, ``train_loss`` (mean since the last one) and ``valid``
+            (metric -> value).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ResumableModel(EfficientModel):
         if lr_schedule == "linear":
             self._reduce_lr_on_plateau = False
         self.train_seconds = 0.0
+        self.curve: list[dict[str, Any]] = []
 
     def fit(
         self,
@@ -111,8 +115,10 @@ class ResumableModel(EfficientModel):
         self._steps_per_epoch = len(data_generator)
         self._total_steps = self._batch_index = self._epoch_index = 0
         self._batches_done = 0  # of this epoch
+        self._train_loss = math.nan
         self._evaluation_due = False
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # since the last evaluation
+        self.curve = []
         self._eval_steps: int = self._eval_steps or self._steps_per_epoch
         self._last_step = epochs * self._steps_per_epoch
         if self._eval_steps > self._last_step:
@@ -141,7 +147,7 @@ class ResumableModel(EfficientModel):
             logging.info(f"Start training: {self._steps_per_epoch} batches/epoch")
             with self._signals_kept():
                 self._train(epochs, state)
-                self._save({"finished": True})
+                self._save({"finished": True, "curve": self.curve})
             if self._signal is not None:
                 raise self._interruption()
         logging.info("Training finished.")
@@ -180,7 +186,8 @@ class ResumableModel(EfficientModel):
             self._loss_sum += self.train_step(batch_data).detach()
             self._batches_done += 1
             if self._total_steps % self._eval_steps == 0:
-                logging.info(f"Train loss: {self._loss_sum.item() / self._eval_steps:.6f}")
+                self._train_loss = self._loss_sum.item() / self._eval_steps
+                logging.info(f"Train loss: {self._train_loss:.6f}")
                 self._loss_sum.zero_()
                 self._evaluation_due = True
                 self._evaluate()
@@ -228,6 +235,16 @@ class ResumableModel(EfficientModel):
                 "at valid_data with experiments/inspect_data.py, or lower learning_rate."
             )
         super().checkpoint_and_earlystop(logs, min_delta)
+
+    def eval_step(self) -> None:
+        """The host's; the metrics that cost little are computed beside the monitored ones, for :attr:`curve`."""
+        logging.info(f"Evaluation @epoch {self._epoch_index + 1} - batch {self._batch_index + 1}: ")
+        cheap = [name for name in self.validation_metrics if name in CHEAP_METRICS]
+        logs = self.evaluate(self.valid_gen, metrics=list(dict.fromkeys([*self._monitor.get_metrics(), *cheap])))
+        entry = {"step": self._total_steps, "epoch": self._total_steps / self._steps_per_epoch}
+        self.curve.append({**entry, "train_loss": self._train_loss, "valid": dict(logs)})
+        self.checkpoint_and_earlystop(logs)
+        self.train()
 
     def save_weights(self, checkpoint: str) -> None:
         """Write the state dict beside ``checkpoint`` and rename it, so that a crash leaves the old file whole."""
@@ -294,6 +311,8 @@ class ResumableModel(EfficientModel):
             "stop_training": self._stop_training,
             "evaluation_due": self._evaluation_due,
             "loss_sum": self._loss_sum,
+            "train_loss": self._train_loss,
+            "curve": self.curve,
             "loader_epoch": getattr(self._loader, "epoch", 0) - 1,  # it counts an epoch when its iteration starts
             "rng": rng_state(),
             "rng_at_epoch": self._rng_at_epoch,
@@ -325,6 +344,7 @@ class ResumableModel(EfficientModel):
                 )
         self.train_seconds = state["seconds"]
         if state.get("finished"):
+            self.curve = state["curve"]
             logging.info(f"Training had ended: {path}")
             return state
         check_shapes(state["model"], self, path)
@@ -342,6 +362,8 @@ class ResumableModel(EfficientModel):
         self._stop_training = state["stop_training"]
         self._evaluation_due = state["evaluation_due"]
         self._loss_sum = state["loss_sum"].to(self.device)
+        self._train_loss = state["train_loss"]
+        self.curve = state["curve"]
         self._rng_at_epoch = state["rng_at_epoch"]
         logging.info(
             f"Resume after epoch {self._epoch_index + 1}, batch {self._batches_done} of {self._steps_per_epoch}: {path}"

@@ -104,9 +104,14 @@ class Transformer_DCNv2(MultimodalRankModel):
         self.finish(kwargs["optimizer"], kwargs["loss"], learning_rate)
 
     def score(
-        self, context_BC: torch.Tensor, target_BD: torch.Tensor, history_BLD: torch.Tensor, is_real_BL: torch.Tensor
+        self,
+        context_BC: torch.Tensor,
+        target_BD: torch.Tensor,
+        history_BLD: torch.Tensor,
+        is_real_BL: torch.Tensor,
+        bias_BL: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        user = self.transformer_encoder(target_BD, history_BLD, is_real_BL)
+        user = self.transformer_encoder(target_BD, history_BLD, is_real_BL, bias_BL)
         f = torch.cat([context_BC, target_BD, user], dim=-1)
         rows = self.slots.sort(f, self.transformer_encoder.present_slots(is_real_BL))
         if rows is None:

@@ -502,7 +502,7 @@ REFUSALS = {
         {},
         [{"name": "likes", "type": "meta", "source": "item"}],
         ConfigError,
-        "column 'likes': 'type: meta' is not supported for 'source: item' columns",
+        "column 'likes': a 'source: item' column of 'type: meta' holds vectors and needs 'pca'",
     ),
     "only padding": (
         {name: values[:1] for name, values in item_rows(item_id=[0]).items()},

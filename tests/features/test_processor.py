@@ -110,6 +110,21 @@ def test_through_build_dataset(params):
     assert processor.schema.item_col == "item_id"
 
 
+def test_vectors_that_are_compared_only_are_no_fields(params):
+    raw = item("raw", "meta", pca={"txt": None, "img": None}) | {"dtype": "float"}
+    params["feature_cols"] = [*COLUMNS, raw]
+    processor = fit(params)
+    feature_map = load_feature_map(processor, params)
+    spec = feature_map.features["raw"]
+    assert (spec["type"], spec["source"], spec["pretrain_dim"]) == ("meta", "item", 15)
+    assert spec["modalities"] == [["txt", 6], ["img", 9]]
+    width = processor.item_table.columns["emb"].shape[1]
+    assert feature_map.features["emb"]["modalities"] == [["txt", 4], ["img", width - 4]]
+    norms = np.linalg.norm(processor.item_table.columns["raw"][1:, :6], axis=1)
+    assert np.sqrt(np.square(norms).mean()) == pytest.approx(1.0, rel=1e-5)
+    assert feature_map.num_fields == len(feature_map.features) - 2  # the host counts neither user_id nor raw
+
+
 def test_the_callers_params_stay_as_they_are_and_fit_may_run_twice(params):
     before = json.dumps(params)
     processor = fit(params)

@@ -38,12 +38,14 @@ VARIANTS: dict[str, tuple[type[MultimodalRankModel], dict[str, Any]]] = {
     "transformer-mlp": (Transformer_DCNv2, {**TRANSFORMER, "alignment": "mlp"}),
     "transformer-gated": (Transformer_DCNv2, {**TRANSFORMER, "alignment": "gated"}),
     "transformer-none-aligned": (Transformer_DCNv2, {**TRANSFORMER, "alignment": "none"}),
+    "transformer-similarity": (Transformer_DCNv2, {**TRANSFORMER, "similarity": ["item_emb"], "similarity_bias": True}),
     "din": (DIN_SE_MHTA, DIN),
     "din-one-head": (DIN_SE_MHTA, {**DIN, "num_heads": 1}),
     "din-no-se": (DIN_SE_MHTA, {**DIN, "use_se": False}),
     "din-attention": (DIN_SE_MHTA, {**DIN, "attention": "din"}),
     "din-softmax": (DIN_SE_MHTA, {**DIN, "attention": "din", "din_use_softmax": True}),
     "din-mlp": (DIN_SE_MHTA, {**DIN, "alignment": "mlp"}),
+    "din-similarity": (DIN_SE_MHTA, {**DIN, "similarity": ["item_emb"], "similarity_bias": True}),
 }
 
 

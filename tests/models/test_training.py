@@ -230,7 +230,7 @@ def test_the_last_step_can_be_interrupted_too(tmp_path: Path) -> None:
 
 def test_an_ended_training_is_not_repeated_and_keeps_its_time(tmp_path: Path) -> None:
     first = Run(tmp_path).go()
-    assert set(read_file(first.state)) == {"format", "identity", "seconds", "finished"}
+    assert set(read_file(first.state)) == {"format", "identity", "seconds", "finished", "curve"}
     again = Run(tmp_path).go(resume=True)
     assert again.steps == 0
     assert again.model.train_seconds == first.model.train_seconds > 0

@@ -1,0 +1,84 @@
+"""The vectors of items as they are stored: which modalities stand in which column, left out at random, and compared.
+
+Apart from the base of our models because nothing here is learned, and nothing is embedded.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.layers import cosines, unit_rows
+
+__all__ = ["ItemVectors"]
+
+
+class ItemVectors:
+    """What a feature map says about the vector columns of items.
+
+    Args:
+        feature_map: the host's ``FeatureMap``; a column that names no ``modalities`` is one, under its own name.
+        compared: columns in which targets are compared with histories.
+
+    Attributes:
+        blocks: column -> its modalities and their widths, in the order in which they stand side by side.
+        compared: as given.
+        count: number M of blocks that are compared.
+
+    Raises:
+        ConfigError: ``compared`` is no list of such columns.
+    """
+
+    def __init__(self, feature_map: Any, compared: Sequence[str]) -> None:
+        self.blocks: dict[str, list[tuple[str, int]]] = {}
+        for name, spec in feature_map.features.items():
+            width = spec.get("pretrain_dim", spec.get("embedding_dim"))
+            if spec.get("source") == "item" and spec["type"] in ("embedding", "meta") and width:
+                self.blocks[name] = [(modality, size) for modality, size in spec.get("modalities", [(name, width)])]
+        if isinstance(compared, str) or any(name not in self.blocks for name in compared or ()):
+            raise ConfigError(
+                f"similarity={compared!r} must be a list of item columns of 'type: embedding' or 'type: meta'; found "
+                f"{sorted(self.blocks)}."
+            )
+        self.compared = list(compared or ())
+        self.count = sum(len(self.blocks[name]) for name in self.compared)
+
+    def drop(self, batch: MultimodalBatch, share: float) -> MultimodalBatch:
+        """Zero each modality of a random ``share`` of the distinct items, the same items in all its columns."""
+        items = dict(batch.items)
+        is_kept: dict[str, torch.Tensor] = {}
+        for name, blocks in self.blocks.items():
+            if name not in items:
+                continue
+            parts = items[name].split([width for _, width in blocks], dim=-1)
+            for modality, _ in blocks:
+                if modality not in is_kept:
+                    is_kept[modality] = torch.rand(len(items[name]), 1, device=items[name].device) >= share
+            items[name] = torch.cat([part * is_kept[modality] for part, (modality, _) in zip(parts, blocks)], dim=-1)
+        return MultimodalBatch(batch.context, items, batch.item_index, batch.is_real_BL)
+
+    def units(self, items: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per block that is compared: (U, W) rows of norm 1, and (U,) bool, False where an item has no vector."""
+        blocks = []
+        for name in self.compared:
+            if name not in items:
+                raise ConfigError(f"the batch has no item column {name!r}, which is compared; found {sorted(items)}.")
+            widths = [width for _, width in self.blocks[name]]
+            blocks += [unit_rows(block) for block in items[name].float().split(widths, dim=-1)]
+        return blocks
+
+    def compare(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compare each target with its history.
+
+        Returns:
+            (B, L, M) cosines, and (B, L, M) bool: False at padding and where either vector is missing.
+        """
+        index, is_real_BL = batch.item_index, batch.is_real_BL
+        found, known = [], []
+        for unit_UW, is_known_U in self.units(batch.items):
+            found.append(cosines(unit_UW, index))
+            is_known = is_known_U[index]
+            known.append(is_real_BL & is_known[:, :-1] & is_known[:, -1:])
+        return torch.stack(found, dim=-1), torch.stack(known, dim=-1)

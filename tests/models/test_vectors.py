@@ -1,0 +1,182 @@
+"""Compared vectors and the two dropouts of items: what they change, and when they must not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.models import MultimodalRankModel
+from fuxictr_mm.models.vectors import ItemVectors
+from tests.models.test_contracts import build, scores
+from tests.synthetic import tiny_challenge_batch, tiny_feature_map, tiny_item_table
+
+BOTH = pytest.mark.parametrize("variant", ["transformer", "din"])
+
+
+def feature_map(folder: Path) -> Any:
+    """Two modalities side by side in the field, and again in a column that is compared only."""
+    result = tiny_feature_map(folder)
+    result.features["item_emb"]["modalities"] = [["text", 4], ["image", 3]]
+    result.features["raw"] = {
+        "type": "meta", "source": "item", "pretrain_dim": 9, "modalities": [["image", 3], ["text", 6]],
+    }  # fmt: skip
+    return result
+
+
+def item_table(columns: Any) -> dict[str, torch.Tensor]:
+    table = tiny_item_table(columns)
+    table["raw"] = torch.randn(len(table["item_id"]), 9, generator=torch.Generator().manual_seed(4))
+    table["raw"][0] = 0
+    return table
+
+
+def batch_of(columns: Any, table: dict[str, torch.Tensor], lengths: tuple[int, ...] = (4, 0, 6, 1)) -> MultimodalBatch:
+    context, items, mask = tiny_challenge_batch(columns, lengths)
+    return MultimodalBatch.from_ids(context, items["item_id"].view(len(mask), -1), mask.bool(), table)
+
+
+@BOTH
+def test_a_compared_column_changes_the_score_and_is_no_field(variant: str, tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    table = item_table(columns)
+    plain = build(variant, tmp_path, feature_map=columns)
+    model = build(variant, tmp_path, feature_map=columns, similarity=["raw"])
+    assert model.item_field_dims == plain.item_field_dims
+    assert model.context_dim == plain.context_dim + 4
+    before = scores(model, batch_of(columns, table))
+    turned = {**table, "raw": table["raw"].flip(1)}
+    torch.testing.assert_close(scores(plain, batch_of(columns, turned)), scores(plain, batch_of(columns, table)))
+    after = scores(model, batch_of(columns, turned))
+    changed = (after - before).abs().squeeze(1) > 1e-6
+    assert changed.tolist() == [True, False, True, True]  # the second row has no history to compare with
+
+
+@BOTH
+@pytest.mark.parametrize("lengths", [(3,), (0, 0)], ids=["one row", "no history at all"])
+def test_edges(variant: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    model = build(variant, tmp_path, feature_map=columns, similarity=["raw", "item_emb"], similarity_bias=True)
+    batch = batch_of(columns, item_table(columns), lengths)
+    answer = scores(model, batch)
+    assert answer.shape == (len(lengths), 1) and answer.isfinite().all()
+    if not any(lengths):
+        bare = MultimodalBatch(batch.context, batch.items, batch.item_index[:, -1:], batch.is_real_BL[:, :0])
+        torch.testing.assert_close(scores(model, bare), answer)
+    model.train()
+    model.compute_loss(model(batch), model.get_labels(batch)).backward()
+    assert model.similarity is not None and model.similarity.weight_M is not None
+    assert model.similarity.weight_M.grad is not None and model.similarity.weight_M.grad.isfinite().all()
+    assert model.similarity.n_M.tolist() == [float(sum(lengths))] * 4
+
+
+def test_unknown_are_padding_and_missing_vectors(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    table = item_table(columns)
+    table["raw"][5, 3:] = 0  # item 5 has an image and no text
+    vectors = ItemVectors(columns, ["raw"])
+    ids = torch.tensor([[0, 5, 3, 2], [0, 3, 2, 5]])
+    is_real = ids[:, :-1] > 0
+    cosine, is_known = vectors.compare(MultimodalBatch.from_ids({}, ids, is_real, table))
+    assert vectors.count == 2 and cosine.shape == (2, 3, 2)
+    assert is_known[..., 0].tolist() == [[False, True, True], [False, True, True]]
+    assert is_known[..., 1].tolist() == [[False, False, True], [False, False, False]]
+    expected = torch.cosine_similarity(table["raw"][3, 3:], table["raw"][2, 3:], dim=0)
+    torch.testing.assert_close(cosine[0, 2, 1], expected)
+
+
+@BOTH
+def test_the_bias_draws_attention_to_what_is_alike(variant: str, tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    model = build(variant, tmp_path, feature_map=columns, similarity=["raw"], similarity_bias=True)
+    batch = batch_of(columns, item_table(columns))
+    start = scores(model, batch)
+    without = build(variant, tmp_path, feature_map=columns, similarity=["raw"])
+    without.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(scores(without, batch), start)  # weights of 0 are no bias
+    assert model.similarity is not None and model.similarity.weight_M is not None
+    with torch.no_grad():
+        model.similarity.weight_M.fill_(2.0)
+    changed = (scores(model, batch) - start).abs().squeeze(1) > 1e-6
+    assert changed.tolist() == [True, False, True, False]  # no history, and one item that has all attention anyway
+
+
+def test_dropped_modalities_are_the_same_items_in_every_column(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    batch = batch_of(columns, item_table(columns), (6, 5, 6, 6, 6, 6))
+    torch.manual_seed(0)
+    items = ItemVectors(columns, []).drop(batch, 0.5).items
+    text = [items["item_emb"][:, :4], items["raw"][:, 3:]]
+    image = [items["item_emb"][:, 4:], items["raw"][:, :3]]
+    gone = [[(block == 0).all(1) for block in blocks] for blocks in (text, image)]
+    assert torch.equal(gone[0][0], gone[0][1]) and torch.equal(gone[1][0], gone[1][1])
+    assert not torch.equal(gone[0][0], gone[1][0])
+    for name in ("item_emb", "raw"):
+        is_kept = items[name] != 0
+        assert torch.equal(items[name][is_kept], batch.items[name][is_kept])
+    for name in ("item_id", "item_tags"):
+        assert torch.equal(items[name], batch.items[name])
+
+
+@BOTH
+def test_dropouts_of_items_act_in_training_only(variant: str, tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    plain = build(variant, tmp_path, feature_map=columns, net_dropout=0, transformer_dropout=0)
+    batch = batch_of(columns, item_table(columns))
+    for switch in ("id_dropout", "modality_dropout"):
+        model = build(variant, tmp_path, feature_map=columns, net_dropout=0, transformer_dropout=0, **{switch: 0.9})
+        torch.testing.assert_close(scores(model, batch), scores(plain, batch))
+        model.train()
+        assert not torch.allclose(scores(model, batch), scores(plain, batch))
+
+
+@BOTH
+def test_a_dropped_id_is_a_zero_embedding_of_that_item_everywhere(variant: str, tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    model = build(variant, tmp_path, feature_map=columns, id_dropout=0.5).train()
+    batch = batch_of(columns, item_table(columns), (6, 6, 6))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        target, history, _ = model.embed_items(batch)
+    width = model.item_field_dims["item_id"]
+    everywhere = torch.cat([history, target.unsqueeze(1)], dim=1)
+    gone = (everywhere[..., :width] == 0).all(-1)
+    ids = batch.items["item_id"][batch.item_index]
+    share = {item: gone[ids == item].float().mean().item() for item in ids.unique().tolist()}
+    assert set(share.values()) == {0.0, 1.0}
+    assert (everywhere[..., width:] != 0).any(-1).all()  # the other fields stay
+
+
+@pytest.mark.parametrize(
+    ("switches", "sentence"),
+    [
+        (
+            {"similarity": ["item_id"]},
+            r"similarity=\['item_id'\] must be a list of item columns.*found \['item_emb', 'raw'\]",
+        ),
+        ({"similarity": "raw"}, "similarity='raw' must be a list"),
+        ({"similarity_bias": True}, "needs 'similarity'"),
+        ({"id_dropout": 1.0}, "id_dropout=1.0 must be a share"),
+        ({"modality_dropout": -0.1}, "modality_dropout=-0.1 must be a share"),
+        ({"id_dropout": 0.1, "item_col": "video"}, "item id 'video' is no item field; found"),
+    ],
+    ids=str,
+)
+def test_refusals(switches: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        build("din", tmp_path, feature_map=feature_map(tmp_path), **switches)
+
+
+def test_dins_own_attention_has_no_logits(tmp_path: Path) -> None:
+    switches = {"similarity": ["raw"], "similarity_bias": True}
+    with pytest.raises(ConfigError, match="similarity_bias: True needs attention: mhta"):
+        build("din-attention", tmp_path, feature_map=feature_map(tmp_path), **switches)
+
+
+def test_a_batch_without_the_compared_column(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    model: MultimodalRankModel = build("din", tmp_path, feature_map=columns, similarity=["raw"])
+    with pytest.raises(ConfigError, match="no item column 'raw', which is compared"):
+        scores(model, tiny_challenge_batch(columns))
