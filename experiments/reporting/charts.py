@@ -113,7 +113,7 @@ def _rows_with_scale(axis: Axis, count: int) -> list[Markup]:
 def difference_bars(rows: Sequence[Bar], alt: str) -> Markup:
     """A bar from 0 per row, with its interval as a whisker."""
     finite = [v for row in rows for v in (row.value, row.low, row.high) if math.isfinite(v)]
-    axis = Axis([0.0, *finite], 8, WIDTH - 8)
+    axis = Axis([0.0, *finite], 20, WIDTH - 20)
     parts = _rows_with_scale(axis, len(rows))
     for number, row in enumerate(rows):
         top = number * ROW
@@ -138,7 +138,7 @@ def dot_rows(rows: Sequence[tuple[str, str, Sequence[float]]], span: Sequence[fl
     Args:
         span: values that the axis covers, so that panels side by side have the same one.
     """
-    axis = Axis(span, 8, WIDTH - 8)
+    axis = Axis(span, 20, WIDTH - 20)
     parts = _rows_with_scale(axis, len(rows))
     for number, (name, text, values) in enumerate(rows):
         top = number * ROW

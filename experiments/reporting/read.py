@@ -4,6 +4,7 @@ import csv
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reporting.from_json import about_file, named, read_json, read_text, shown
@@ -16,6 +17,7 @@ __all__ = ["read_folder"]
 NAN = float("nan")
 SEED_COLUMNS = ("expid", "dataset_id", "seed", "split")  # of run_seeds.py; its metrics follow
 NOT_METRICS = (*SEED_COLUMNS, "parameters", "seconds")
+SEED_NAME = re.compile(r"_seed\d+$")
 NO_RESULTS = (".params.json", ".feature_map.json")  # lie beside a checkpoint with its result
 
 
@@ -76,12 +78,22 @@ def _is_of_seeds(file: Path) -> bool:
 
 
 def _single_runs(folder: Path, dataset_id: str, found: Sequence[tuple[About, Variant]]) -> Study:
-    """Results of single runs on the same data side by side, means over one run each."""
-    newest = max(found, key=lambda pair: pair[0].date)[0]
+    """Results of runs on the same data side by side; runs whose ids differ by their seed are one variant."""
+    by_name: dict[str, list[Variant]] = {}
+    for _, variant in found:
+        name, _, seed = variant.name.rpartition("_seed") if SEED_NAME.search(variant.name) else (variant.name, "", "")
+        by_name.setdefault(name, []).append(replace(variant, runs=[replace(variant.runs[0], seed=seed)]))
+    variants = [
+        replace(
+            alike[0], name=name, runs=[variant.runs[0] for variant in alike],
+            train_seconds=statistics.fmean(variant.train_seconds for variant in alike),
+        )
+        for name, alike in by_name.items()
+    ]  # fmt: skip
+    seeds = sorted({run.seed for variant in variants for run in variant.runs if run.seed}, key=int)
     commits = sorted({about.commit for about, _ in found if about.commit})
-    about = About(shown(folder), newest.date, commit=", ".join(commits))
-    variants = summarize([variant for _, variant in found])
-    return Study(about, f"runs in {folder.name}", dataset_id, "", [], variants)
+    about = About(shown(folder), max(about.date for about, _ in found), commit=", ".join(commits))
+    return Study(about, f"runs in {folder.name}", dataset_id, "", seeds, summarize(variants))
 
 
 def _read_seeds(file: Path) -> Study:

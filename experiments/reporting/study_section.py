@@ -75,7 +75,7 @@ def _difference_text(estimate: Estimate) -> str:
 def _best(study: Study, split: str, metric: str) -> float:
     means = [variant.estimate(split, metric).mean for variant in study.variants]
     finite = [mean for mean in means if math.isfinite(mean)]
-    if len(finite) < 2:
+    if len(set(finite)) < 2:
         return NAN
     return min(finite) if metric in LOWER_IS_BETTER else max(finite)
 
@@ -104,9 +104,9 @@ def _metrics_part(study: Study, split: str) -> Part:
         ]
         for place, variant in enumerate(study.variants)
     ]
-    note = "± is the standard deviation over seeds, ★ the best mean of its column."
+    note = "± is the standard deviation over seeds. " if len(study.seeds) > 1 else ""
     if len(study.variants) > 1:
-        note += f" Δ is the difference to {_reference(study)}, paired by seed"
+        note += f"★ marks the best mean of its column. Δ is the difference to {_reference(study)}, paired by seed"
         if any(_tone(m, v.estimate(split, m)) for v in study.variants[1:] for m in metrics):
             note += (
                 ", with its 95 % interval; ✓ better, ✗ worse: the interval excludes 0 (each comparison by itself, "

@@ -50,8 +50,9 @@ class Table:
 
     @property
     def is_number(self) -> list[bool]:
-        """By column, whether a cell has a number."""
-        return [any(cell.full for cell in column) for column in zip(*self.rows)]
+        """By column, whether it is one of numbers, or of none that are known."""
+        columns = list(zip(*self.rows))
+        return [any(c.full for c in column) or all(c.text == DASH for c in column) for column in columns]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def origin(about: About, *more: tuple[str, str]) -> list[tuple[str, str]]:
     when = about.date if about.date_is_stated else f"{about.date} (the file's)"
     facts = [("command", about.command), ("commit", about.commit), ("machine", about.machine), *more]
     if about.notes:  # they say what is not known apart
-        facts = [*((name, text) for name, text in facts if text), *(("beside it", note) for note in about.notes)]
+        facts = [*((name, text) for name, text in facts if text), *(("notes", note) for note in about.notes)]
     return [*((name, text or DASH) for name, text in facts), ("date", when), ("file", about.file)]
 
 

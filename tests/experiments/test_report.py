@@ -1,20 +1,19 @@
 """The page of results: what is on it, that it says the files' numbers, and that nothing from a file can act on it."""
 
-import importlib
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from fuxictr_mm.config import REPOSITORY
+from tests.experiments.scripts import load_script
 
 EXPERIMENTS = REPOSITORY / "experiments"
 VOID = {"meta", "br", "hr", "img", "link", "input", "base", "embed", "source"}
@@ -76,15 +75,11 @@ class Page(HTMLParser):
         return cells[start + 1 : end]
 
 
-@pytest.fixture(scope="module")
-def report() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXPERIMENTS))
-        yield importlib.import_module("report")
+report = load_script("report")
 
 
 @pytest.fixture
-def build(report: ModuleType, tmp_path: Path) -> Callable[[], Page]:
+def build(tmp_path: Path) -> Callable[[], Page]:
     """Builds the page of ``tmp_path / "in"``."""
 
     def run() -> Page:
@@ -321,6 +316,8 @@ def test_rows_keep_the_studys_order_and_the_best_of_each_column_is_marked(
     assert [cell["text"][0] for cell in page.cells if cell.get("scope") == "row"][:3] == ["b", "a", "c"]
     stars = {name: [n for n, cell in enumerate(page.row(name)) if "★" in cell["text"]] for name in "abc"}
     assert stars == {"a": [0, 2, 4, 6], "b": [], "c": []}  # AUC, gAUC, logloss; AUC on valid
+    save(tmp_path, "a.json", ablation([variant("b", seeds), variant("a", seeds)], seeds))
+    assert "★" not in "".join(cell["text"] for cell in build().cells)  # where all are equal, none is the best
 
 
 def test_optional_keys_may_be_missing(build: Callable[[], Page], tmp_path: Path) -> None:
@@ -414,12 +411,12 @@ def test_damaged_files_are_named_and_do_not_stop_the_others(
         assert words in line
         assert line.removeprefix("not on the page: ") in page.text
     assert len(page.all("section")) == 1
-    assert page.row("no SE")[0]["text"].startswith("★ 0.8123")
+    assert page.row("no SE")[0]["text"] == "0.8123± 0.0010"
 
 
 @pytest.mark.parametrize("name", ["in", "absent"])
 def test_a_folder_without_results_is_one_sentence(
-    report: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "picture.png").write_bytes(b"")
@@ -458,8 +455,23 @@ def test_results_of_single_runs_stand_side_by_side(build: Callable[[], Page], tm
     assert "abc1234" in page.text
 
 
-def test_a_seed_that_stopped_early_does_not_bend_the_mean(report: ModuleType) -> None:
-    mean_curve = importlib.import_module("reporting.study_details").mean_curve
+def test_results_of_seeds_are_one_variant(build: Callable[[], Page], tmp_path: Path) -> None:
+    result = {"dataset_id": "LFM2k", "valid": {}, "parameters": 5, "checkpoint": "x.model", "commit": "abc1234"}
+    for name, auc, seconds in (
+        ("a_seed1", 0.7, 2.0),
+        ("a_seed2", 0.8, 4.0),
+        ("b_seed1", 0.9, 1.0),
+        ("b_seed2", 0.98, 1.0),
+    ):
+        save(tmp_path, f"{name}.result.json", {**result, "expid": name, "test": {"AUC": auc}, "seconds": seconds})
+    page = build()
+    assert [cell["text"] for cell in page.row("a")] == ["0.7500± 0.0707", "reference", "5", "3"]
+    assert page.row("b")[1]["text"].startswith("✓ +0.1900")
+    assert "2 variants, 2 seeds" in page.text
+
+
+def test_a_seed_that_stopped_early_does_not_bend_the_mean() -> None:
+    mean_curve = load_script("reporting.study_details").mean_curve
     assert mean_curve([[(1, 0.5), (2, 0.4), (3, 0.3)], [(1, 0.7), (2, 0.6)]]) == [(1, 0.6), (2, 0.5)]
     assert mean_curve([]) == []
     [(step, value)] = mean_curve([[(1, 0.5)], [(1, NAN)]])
