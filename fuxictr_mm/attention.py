@@ -170,10 +170,9 @@ def uniform_attention_warning(summary: Sequence[Mapping[str, Any]]) -> str | Non
         return None
     farthest = max(summary, key=_from_uniform)
     return (
-        "the attention over the history is uniform to within 1 % in every layer and head (farthest from it: layer "
-        f"{farthest['layer']}, head {farthest['head']}, entropy {farthest['entropy']:.3f} where equal shares have "
-        f"{farthest['entropy_uniform']:.3f} nats), so the history is averaged and no item of it is looked at more than "
-        "another."
+        "the entropy of the attention over the history is within 1 % of that of equal shares in every layer and head "
+        f"(farthest from it: layer {farthest['layer']}, head {farthest['head']}, {farthest['entropy']:.3f} and "
+        f"{farthest['entropy_uniform']:.3f} nats), so the history is little more than averaged."
     )
 
 

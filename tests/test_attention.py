@@ -259,6 +259,23 @@ def test_how_much_the_target_moves_the_attention(tmp_path: Path) -> None:
                 assert 1e-3 < head["moved_by_target"] < 1
 
 
+@pytest.mark.parametrize("variant", ["transformer-similarity", "din-similarity"])
+def test_similarities_in_the_logits_are_part_of_the_attention(variant: str, tmp_path: Path) -> None:
+    """They bring the target into attention whose tokens do not hold it, and leave padding alone."""
+    changes = {"target_concat": False} if variant.startswith("transformer") else {}
+    model = build(variant, tmp_path, **changes)
+    batch = batch_of(MANY)
+    without = attention_summary(model, [batch])
+    with torch.no_grad():
+        model.similarity.weight_M.fill_(3.0)
+    for before, after in zip(without, attention_summary(model, [batch]), strict=True):
+        if changes:
+            assert before["moved_by_target"] == 0.0
+        assert after["moved_by_target"] > before["moved_by_target"] + 0.05
+        assert before["share_on_padding"] == after["share_on_padding"] == 0.0
+        assert after["entropy"] < before["entropy"]
+
+
 def test_moved_by_target_by_hand(tmp_path: Path) -> None:
     """Row i gets the target of row i - 1; a row with the same target, or without history, says nothing."""
     model = build("din-one-head", tmp_path)
@@ -295,7 +312,7 @@ def test_uniform_attention_is_told(variant: str, tmp_path: Path) -> None:
             model.attention_layer.attention_layer.mlp[-1].weight.mul_(0.01)
     warning = uniform_attention_warning(attention_summary(model, batches))
     assert warning is not None and "\n" not in warning
-    assert "uniform to within 1 % in every layer and head" in warning and "nats" in warning
+    assert "within 1 % of that of equal shares in every layer and head" in warning and "nats" in warning
 
 
 def test_what_is_no_uniform_attention() -> None:
