@@ -40,7 +40,7 @@ class Column:
     max_len: int | None = None
     width: int | None = None
     pca: Mapping[str, int | float | None] | None = None
-    pca_whiten: bool = False
+    pca_whiten: bool | float = False
     pca_normalize: bool = True
     pca_fit_on: str = "all"
 
@@ -153,7 +153,7 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
         max_len=spec.get("max_len"),
         width=width if kind == "embedding" or (kind == "meta" and pca is not None) else None,
         pca=dict(pca) if pca is not None else None,
-        pca_whiten=bool(spec.get("pca_whiten", False)),
+        pca_whiten=spec.get("pca_whiten") or False,
         pca_normalize=bool(spec.get("pca_normalize", True)),
         pca_fit_on=spec.get("pca_fit_on", "all"),
     )
@@ -176,6 +176,12 @@ def _check_pca(name: str, kind: str, spec: Mapping[str, Any]) -> None:
                 f"column {name!r}: pca width {size!r} of {modality!r} must be a whole number >= 1, "
                 "a share of variance between 0 and 1, or null for the raw vector."
             )
+    whiten = spec.get("pca_whiten") or False
+    if not isinstance(whiten, bool | int | float) or not 0 <= whiten <= 1:
+        raise ConfigError(
+            f"column {name!r}: pca_whiten={whiten!r} must be True, False or the power between 0 and 1 of the standard "
+            "deviation that components are divided by."
+        )
     fit_on = spec.get("pca_fit_on", "all")
     if fit_on not in ("all", "train"):
         raise ConfigError(f"column {name!r}: pca_fit_on={fit_on!r} must be 'all' or 'train'.")

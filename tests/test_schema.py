@@ -46,7 +46,15 @@ def test_roles_from_a_feature_map() -> None:
         ({"type": "text"}, r"column 'x': type='text' is not one of"),
         ({"type": "sequence"}, r"column 'x': type='sequence' is supported for 'source: item' columns only"),
         ({"type": "embedding", "pca": {"text": 4}}, r"column 'x': type='embedding' is supported for 'source: item'"),
-        ({"type": "categorical", "source": "item", "pca": {"text": 4}}, r"'pca' needs 'type: embedding'"),
+        (
+            {"type": "categorical", "source": "item", "pca": {"text": 4}},
+            r"'pca' needs 'source: item' and 'type: embedding', or 'type: meta'",
+        ),
+        (
+            {"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_whiten": 2},
+            r"pca_whiten=2 must be True, False",
+        ),
+        ({"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_whiten": "no"}, r"pca_whiten='no' must be"),
         ({"type": "embedding", "source": "item", "pca": 64}, r"pca=64 must map modality names to widths"),
         ({"type": "embedding", "source": "item", "pca": {"text": 0}}, r"pca width 0 of 'text' must be a whole number"),
         ({"type": "embedding", "source": "item", "pca": {"text": 1.5}}, r"pca width 1.5 of 'text' must be"),

@@ -73,7 +73,10 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     Args:
         n_components: number of components; a share of variance in (0, 1), which keeps as few as exceed it; or
             ``None`` for all ``min(n_samples, n_features)``.
-        whiten: divide each component by its standard deviation; a component without variance becomes zero.
+        whiten: divide each component by its standard deviation; a component without variance becomes zero. A number
+            between 0 (False) and 1 (True) divides by that power of it: the few directions that all vectors share then
+            weigh less and noise is not blown up, which is what cosines want (Caron 2001, "Experiments with LSA
+            scoring", whose exponent of the singular values is 1 - ``whiten``).
         normalize: divide the reduced rows by ``scale_``, so that their root-mean-square norm over the fitted rows
             is 1. Modalities whose raw scales differ then weigh the same.
 
@@ -100,7 +103,7 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     _solution: _Solution | None
 
     def __init__(
-        self, n_components: int | float | None = None, *, whiten: bool = False, normalize: bool = False
+        self, n_components: int | float | None = None, *, whiten: bool | float = False, normalize: bool = False
     ) -> None:
         self.n_components = n_components
         self.whiten = whiten
@@ -233,9 +236,8 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     @property
     def scale_(self) -> float:
-        variance = self.explained_variance_
         # The mean squared norm of centred rows is the sum of their variances (with n, not n - 1): no second pass.
-        total = np.count_nonzero(variance) if self.whiten else variance.sum()
+        total = np.square(self._whitening() * np.sqrt(self.explained_variance_)).sum()
         return float(np.sqrt(total * (self.n_samples_seen_ - 1) / self.n_samples_seen_)) or 1.0
 
     @property
@@ -310,11 +312,13 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _factors(self) -> np.ndarray:
         """What each component is multiplied by after projecting: (n_components_,)."""
+        return self._whitening() / self.scale_ if self.normalize else self._whitening()
+
+    def _whitening(self) -> np.ndarray:
         variance = self.explained_variance_
-        factors = np.ones_like(variance)
-        if self.whiten:
-            factors = np.divide(1.0, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
-        return factors / self.scale_ if self.normalize else factors
+        if not self.whiten:
+            return np.ones_like(variance)
+        return np.divide(1.0, variance ** (self.whiten / 2), out=np.zeros_like(variance), where=variance > 0)
 
     @staticmethod
     def _centred(X: np.ndarray, mean: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -166,7 +166,7 @@ def test_deterministic_with_fixed_signs(case):
     np.testing.assert_allclose(fits[0], sklearn_pca(rows, 6).components_, atol=1e-8)
 
 
-@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("whiten", [False, 0.5, True])
 def test_normalized_rows_have_norm_one_on_average(whiten):
     rows = make_rows("tall") * 40
     plain = ModalityPCA(5, whiten=whiten).fit(rows)
@@ -175,6 +175,16 @@ def test_normalized_rows_have_norm_one_on_average(whiten):
     reduced = ModalityPCA(5, whiten=whiten, normalize=True).fit_transform(rows)
     assert np.sqrt((reduced**2).sum(axis=1).mean()) == pytest.approx(1)
     np.testing.assert_allclose(reduced * rms, plain.transform(rows))
+
+
+def test_a_power_of_whitening_lies_between_none_and_all():
+    rows = make_rows("rank_deficient")
+    plain, half, whole = (ModalityPCA(8, whiten=whiten).fit(rows) for whiten in (0, 0.5, 1.0))
+    deviation = np.sqrt(plain.explained_variance_[:4])
+    np.testing.assert_allclose(half.transform(rows)[:, :4], plain.transform(rows)[:, :4] / deviation**0.5)
+    assert np.array_equal(half.transform(rows)[:, 4:], np.zeros((500, 4)))
+    np.testing.assert_array_equal(whole.transform(rows), ModalityPCA(8, whiten=True).fit(rows).transform(rows))
+    np.testing.assert_array_equal(plain.transform(rows), ModalityPCA(8).fit(rows).transform(rows))
 
 
 def test_directions_without_variance_become_zero_not_inf():
