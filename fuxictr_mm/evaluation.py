@@ -6,15 +6,26 @@ Apart from the metrics, which are formulas over arrays, and from the runner, whi
 import logging
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from fuxictr_mm.attention import attention_summary, uniform_attention_warning
 from fuxictr_mm.data.loader import MMCTRDataLoader
+from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.metrics import evaluate_metrics
 from fuxictr_mm.models.base import MultimodalRankModel
 
-__all__ = ["FREQUENCIES", "Evaluation", "clicks_per_item", "evaluate_split", "gap_warning", "norm_warning"]
+__all__ = [
+    "FREQUENCIES",
+    "Evaluation",
+    "attention_warning",
+    "clicks_per_item",
+    "evaluate_split",
+    "gap_warning",
+    "norm_warning",
+]
 
 # Clicks of the target item in training: from, below.
 FREQUENCIES = {"cold": (0, 1), "rare": (1, 5), "warm": (5, math.inf)}
@@ -22,6 +33,8 @@ FREQUENCIES = {"cold": (0, 1), "rare": (1, 5), "warm": (5, math.inf)}
 GAP, GAP_ERRORS = 0.01, 4
 # Share of the strongest item field's norm below which a field of vectors counts for nothing.
 COLLAPSED = 0.01
+# Batches whose attention is looked at after a training.
+LOOKED_AT = 4
 
 
 def clicks_per_item(train: MMCTRDataLoader) -> np.ndarray:
@@ -107,6 +120,15 @@ def norm_warning(model: Any, loader: MMCTRDataLoader) -> str | None:
                 "the model does without them."
             )
     return None
+
+
+def attention_warning(model: Any, loader: MMCTRDataLoader) -> str | None:
+    """One sentence if the model weighs all items of a history alike, else ``None``; also where it has no attention."""
+    try:
+        summary = attention_summary(model, islice(loader, LOOKED_AT))
+    except ConfigError:  # there is no attention to look at
+        return None
+    return uniform_attention_warning(summary)
 
 
 def _auc_error(auc: float, positives: int, negatives: int) -> float:

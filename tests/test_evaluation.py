@@ -12,7 +12,14 @@ from fuxictr.preprocess import build_dataset
 from sklearn.metrics import roc_auc_score
 
 import fuxictr_mm
-from fuxictr_mm.evaluation import Evaluation, clicks_per_item, evaluate_split, gap_warning, norm_warning
+from fuxictr_mm.evaluation import (
+    Evaluation,
+    attention_warning,
+    clicks_per_item,
+    evaluate_split,
+    gap_warning,
+    norm_warning,
+)
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 METRICS = ["AUC", "logloss", "gAUC"]
@@ -120,6 +127,15 @@ def test_collapsed_vectors_are_pointed_out(params: dict[str, Any]) -> None:
     assert "the vectors of item_emb have collapsed: norm" in str(norm_warning(model, valid))
     assert "of item_id" in str(norm_warning(model, valid))
     assert norm_warning(torch.nn.Linear(1, 1), valid) is None
+
+
+def test_uniform_attention_is_pointed_out(params: dict[str, Any]) -> None:
+    model, valid = model_of(params), loader(params, "valid")
+    model.attention_layer.W_q.weight.data.mul_(1e4)
+    assert attention_warning(model, valid) is None
+    model.attention_layer.W_q.weight.data.zero_()
+    assert "within 1 % of that of equal shares" in str(attention_warning(model, valid))
+    assert attention_warning(torch.nn.Linear(1, 1), valid) is None
 
 
 def test_norms_leave_padding_out(params: dict[str, Any], tmp_path: Path) -> None:
