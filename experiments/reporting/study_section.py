@@ -94,9 +94,9 @@ def _metrics_part(study: Study, split: str) -> Part:
             if m == "AUC"
         ]
     columns.append(("parameters", lambda _, variant: number_cell(variant.parameters, ",.0f")))
-    columns.append(("train s", lambda _, variant: number_cell(variant.train_seconds, ",.0f")))
+    columns.append(("train\N{NO-BREAK SPACE}s", lambda _, variant: number_cell(variant.train_seconds, ",.0f")))
     if any(math.isfinite(variant.latency_ms) for variant in study.variants):
-        columns.append(("latency p50, ms", lambda _, variant: number_cell(variant.latency_ms, ".3g")))
+        columns.append(("p50\N{NO-BREAK SPACE}ms", lambda _, variant: number_cell(variant.latency_ms, ".3g")))
     rows = [
         [
             Cell(variant.name, below=pairs(variant.overrides)),
@@ -114,6 +114,8 @@ def _metrics_part(study: Study, split: str) -> Part:
             )
         else:
             note += "; without a second seed there is no interval, so no difference is marked."
+    if any(math.isfinite(variant.latency_ms) for variant in study.variants):
+        note += " p50 ms: median time to rank the candidates of one user."
     return Part(
         "Metrics",
         note,
