@@ -38,6 +38,16 @@ setup(
     extras_require={
         "onnx": ONNX,
         "plot": ["matplotlib>=3.8"],
-        "dev": [*ONNX, "hypothesis>=6.100", "matplotlib>=3.8", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+        "report": ["jinja2>=3.1", "markupsafe>=2.1"],
+        "dev": [
+            *ONNX,
+            "hypothesis>=6.100",
+            "jinja2>=3.1",
+            "markupsafe>=2.1",
+            "matplotlib>=3.8",
+            "mypy>=1.11",
+            "pytest>=8",
+            "ruff>=0.6",
+        ],
     },
 )
