@@ -58,7 +58,7 @@ def tiny_item_table(feature_map: FeatureMap, seed: int = 0) -> dict[str, torch.T
     table: dict[str, torch.Tensor] = {"item_id": torch.arange(N_ITEMS + 1)}
     table["item_tags"] = torch.randint(0, N_TAGS, (N_ITEMS + 1, 3), generator=generator)
     for name, spec in feature_map.features.items():
-        if spec["type"] == "embedding":
+        if "pretrain_dim" in spec:
             table[name] = torch.randn(N_ITEMS + 1, spec["pretrain_dim"], generator=generator)
     for column in table.values():
         column[0] = 0

@@ -34,7 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bare": ("transformer", {"use_transformer": False, "cross": "none", "first_k_cols": 0, "alignment": "mlp"}),
     "din": ("din", {"batch_norm": True}),
-    "similarity": ("din", {"similarity": ["item_emb"], "similarity_bias": True}),
+    "similarity": ("din", {"similarity": ["item_emb", "raw"], "similarity_bias": True}),
     "din attention": ("din", {"attention": "din", "use_se": False, "alignment": "none"}),
 }
 # lengths of the histories, width that they are padded to; traced are 3 rows of 4
@@ -52,6 +52,8 @@ SHAPES = {
 def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     variant, switches = MODELS[name]
     feature_map = tiny_feature_map(folder, second_vector=name == "transformer")
+    if name == "similarity":
+        feature_map.features["raw"] = {"type": "meta", "source": "item", "pretrain_dim": 6}
     if name == "bare":
         del feature_map.features["likes_level"], feature_map.features["views_level"]
     model = build(variant, folder, feature_map=feature_map, **switches)
@@ -109,7 +111,8 @@ def test_an_onnx_file_says_what_it_is(exported: tuple[MultimodalRankModel, Path]
     about = {entry.key: entry.value for entry in program.metadata_props}
     assert (about["model"], about["expid"], about["note"]) == (type(model).__name__, "tiny", "kept")
     assert about["torch"] == torch.__version__ and about["onnx"] == onnx.__version__
-    columns = [*model.context_field_dims, *model.item_field_dims]
+    compared = [name for name in model.vectors.compared if name not in model.item_field_dims]
+    columns = [*model.context_field_dims, *model.item_field_dims, *compared]
     assert json.loads(about["inputs"]) == [entry.name for entry in program.graph.input]
     assert json.loads(about["inputs"]) == [*columns, "item_index", "is_real"]
     shapes = {

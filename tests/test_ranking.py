@@ -39,6 +39,9 @@ class Setup:
         self.params |= {"model_id": "mine", "gpu": -1, "seed": 3, "model_root": str(folder / "checkpoints")}
         for key in ("data_root", "train_data", "valid_data", "test_data", "item_info"):
             self.params[key] = str(folder / self.params[key])
+        items = pq.read_table(folder / "items.parquet").to_pydict()
+        items["text"][6] = items["image"][6] = items["image"][11] = None  # item 7 has no vectors, item 12 one
+        pq.write_table(pa.table(items), folder / "items.parquet")
         self.params["feature_cols"].append({"name": "price", "active": True, "dtype": "float", "type": "numeric"})
         for split in ("train", "valid", "test"):
             rows = pq.read_table(folder / f"{split}.parquet")
@@ -101,6 +104,22 @@ def test_switches_of_the_transformer(setup: Setup, options: dict[str, Any]) -> N
     # One length: with the published mask other rows' padding would take part in the loader's batch.
     expected = setup.expected(net, [4], CANDIDATES, 3, 0.5)
     scores = Ranker(net, setup.feature_map, max_len=MAX_LEN).score([4], CANDIDATES, {"likes_level": 3, "price": 0.5})
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+@pytest.mark.parametrize("history", list(HISTORIES.values()), ids=list(HISTORIES))
+def test_vectors_that_are_compared(setup: Setup, name: str, history: list[int]) -> None:
+    net = setup.model(name, similarity=["item_emb"], similarity_bias=True)
+    net.similarity.n_M.fill_(100)
+    net.similarity.mean_M.fill_(0.1)
+    net.similarity.squares_M.fill_(25.0)  # a deviation of 0.5
+    with torch.no_grad():
+        net.similarity.weight_M.copy_(torch.tensor([0.7, -0.4]))
+    expected = setup.expected(net, history, CANDIDATES, 3, 0.5)
+    ranker = Ranker(net, setup.feature_map, max_len=MAX_LEN, batch_size=7)
+    scores = ranker.score(history, CANDIDATES, {"likes_level": 3, "price": 0.5})
+    assert expected.std() > 0.015
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
 
 

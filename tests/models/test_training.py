@@ -237,6 +237,32 @@ def test_an_ended_training_is_not_repeated_and_keeps_its_time(tmp_path: Path) ->
     assert all(torch.equal(value, first.weights()[name]) for name, value in again.weights().items())
 
 
+def test_the_curve_is_that_of_a_training_left_alone(tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone", metrics=["AUC", "logloss"]).go().model.curve
+    assert [entry["step"] for entry in alone] == [5, 10, 15]
+    assert alone[0]["epoch"] == pytest.approx(5 / STEPS)
+    assert all(set(entry["valid"]) == {"AUC", "logloss"} and 0 < entry["train_loss"] < 2 for entry in alone)
+    with pytest.raises(KilledError):
+        Run(tmp_path / "killed", metrics=["AUC", "logloss"]).at_step(14, kill).go()
+    assert Run(tmp_path / "killed", metrics=["AUC", "logloss"]).go(resume=True).model.curve == alone
+    assert Run(tmp_path / "killed", metrics=["AUC", "logloss"]).go(resume=True).model.curve == alone  # it has ended
+
+
+def test_a_signal_in_an_evaluation_keeps_its_train_loss(tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone").go().model.curve
+    run = Run(tmp_path / "stopped")
+    evaluate = run.model.evaluate
+
+    def signalled(*args: Any, **kwargs: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*args, **kwargs)
+
+    run.model.evaluate = signalled  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted):
+        run.go()
+    assert Run(tmp_path / "stopped").go(resume=True).model.curve == alone
+
+
 def test_without_resume_training_starts_anew(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         Run(tmp_path).at_step(9, kill).go()
