@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
         check_arms(arms)
         command = f"python run_ablation.py {shlex.join(sys.argv[1:] if argv is None else argv)}"
         on_gpu = args.gpu >= 0 and torch.cuda.is_available()
-        device = "a GPU" if on_gpu else f"{torch.get_num_threads()} CPU threads"
+        device = "the GPU" if on_gpu else f"the CPU (threads: {torch.get_num_threads()})"
         text, known = "", {}
         for done, _ in enumerate(run_arms(chosen, seeds, args.gpu), start=1):
             rows = collect(arms, seeds[:done])

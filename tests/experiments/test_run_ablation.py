@@ -125,7 +125,7 @@ def test_files_and_what_is_not_repeated(
     cells = f"{figures['mean']:.4f} | {figures['std']:.4f} | {figures['difference']:.4f} | {figures['low']:.4f} to "
     assert f"| no SE | {cells}{figures['high']:.4f} |" in text
     assert text in capsys.readouterr().out
-    assert "to score 100 candidates" in text and "CPU threads" in text
+    assert "to score 100 candidates" in text and "the CPU (threads: " in text
 
 
 def test_a_model_of_the_host_has_no_latency(write: Callable[..., Path]) -> None:
@@ -285,7 +285,7 @@ def test_a_study_over_a_number_is_a_curve(
     drawn: list[list[float]] = []
     plot_curve = comparison.plot_curve
     monkeypatch.setattr(ablation, "plot_curve", lambda rows, x, *rest: (drawn.append(x), plot_curve(rows, x, *rest)))
-    ablation.write(ablation.Outcome(parts, "clusters", seeds, rows, known, "1 CPU threads", "c"), config / "out")
+    ablation.write(ablation.Outcome(parts, "clusters", seeds, rows, known, "the CPU", "c"), config / "out")
     assert drawn == [[2.0, 0.5]]
     assert (config / "out" / "parts_clusters.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((config / "out" / "parts_clusters.json").read_text())
