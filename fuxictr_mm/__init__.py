@@ -5,7 +5,8 @@ place of ``FeatureProcessor``, and ``params["data_loader"] = MMCTRDataLoader``.
 
 Rooms: :mod:`~fuxictr_mm.features` (vectors to item table), :mod:`~fuxictr_mm.data` (files to batches),
 :mod:`~fuxictr_mm.layers`, :mod:`~fuxictr_mm.models`, :mod:`~fuxictr_mm.runner` (YAML to result, and back to a model),
-:mod:`~fuxictr_mm.prediction` (files), :mod:`~fuxictr_mm.ranking` (one user's candidates), :mod:`~fuxictr_mm.export`.
+:mod:`~fuxictr_mm.prediction` (files), :mod:`~fuxictr_mm.ranking` (one user's candidates), :mod:`~fuxictr_mm.attention`
+(what a trained model looks at), :mod:`~fuxictr_mm.export`.
 """
 
 from fuxictr_mm.batch import MultimodalBatch

@@ -42,7 +42,7 @@ class MultimodalRankModel(ResumableModel):
             model learns to score items whose id it does not know.
         modality_dropout: share of the distinct items of a training batch that miss a modality, for each modality; a
             missing vector is zero, as in the item table.
-        item_col: the item id column, whose embedding ``id_dropout`` drops.
+        item_col: the item id column.
         kwargs: see :class:`~fuxictr_mm.models.training.ResumableModel`, and the host's ``BaseModel`` arguments
             (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
 
@@ -88,7 +88,7 @@ class MultimodalRankModel(ResumableModel):
         self.id_dropout = _share("id_dropout", id_dropout)
         self.modality_dropout = _share("modality_dropout", modality_dropout)
         self._id_field = _id_slice(self.item_field_dims, item_col) if id_dropout else slice(0)
-        self.vectors = ItemVectors(feature_map, similarity)
+        self.vectors = ItemVectors(feature_map, similarity, item_col)
         self.similarity: HistorySimilarity | None = None
         if self.vectors.count:
             self.similarity = HistorySimilarity(self.vectors.count, similarity_top_k, similarity_bias)

@@ -21,6 +21,7 @@ class ItemVectors:
     Args:
         feature_map: the host's ``FeatureMap``; a column that names no ``modalities`` is one, under its own name.
         compared: columns in which targets are compared with histories.
+        item_col: the item id column.
 
     Attributes:
         blocks: column -> its modalities and their widths, in the order in which they stand side by side.
@@ -31,7 +32,7 @@ class ItemVectors:
         ConfigError: ``compared`` is no list of such columns.
     """
 
-    def __init__(self, feature_map: Any, compared: Sequence[str]) -> None:
+    def __init__(self, feature_map: Any, compared: Sequence[str], item_col: str) -> None:
         self.blocks: dict[str, list[tuple[str, int]]] = {}
         for name, spec in feature_map.features.items():
             width = spec.get("pretrain_dim", spec.get("embedding_dim"))
@@ -43,6 +44,7 @@ class ItemVectors:
                 f"{sorted(self.blocks)}."
             )
         self.compared = list(compared or ())
+        self.item_col = item_col
         self.count = sum(len(self.blocks[name]) for name in self.compared)
 
     def drop(self, batch: MultimodalBatch, share: float) -> MultimodalBatch:
@@ -70,15 +72,21 @@ class ItemVectors:
         return blocks
 
     def compare(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compare each target with its history.
+        """Compare each target with its history, but not with itself: a log that holds the click would give it away.
 
         Returns:
-            (B, L, M) cosines, and (B, L, M) bool: False at padding and where either vector is missing.
+            (B, L, M) cosines, and (B, L, M) bool: False at padding, where the history item is the target, and where
+            either vector is missing.
         """
-        index, is_real_BL = batch.item_index, batch.is_real_BL
+        index = batch.item_index
+        is_other_BL = batch.is_real_BL & (index[:, :-1] != index[:, -1:])
+        if self.item_col in batch.items:  # the challenge's batch has a row of items for every position
+            ids = batch.items[self.item_col][index]
+            # 0: items that training did not know have no id of their own.
+            is_other_BL = is_other_BL & ((ids[:, :-1] != ids[:, -1:]) | (ids[:, -1:] == 0))
         found, known = [], []
         for unit_UW, is_known_U in self.units(batch.items):
             found.append(cosines(unit_UW, index))
             is_known = is_known_U[index]
-            known.append(is_real_BL & is_known[:, :-1] & is_known[:, -1:])
+            known.append(is_other_BL & is_known[:, :-1] & is_known[:, -1:])
         return torch.stack(found, dim=-1), torch.stack(known, dim=-1)

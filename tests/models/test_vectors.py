@@ -76,7 +76,7 @@ def test_unknown_are_padding_and_missing_vectors(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     table = item_table(columns)
     table["raw"][5, 3:] = 0  # item 5 has an image and no text
-    vectors = ItemVectors(columns, ["raw"])
+    vectors = ItemVectors(columns, ["raw"], "item_id")
     ids = torch.tensor([[0, 5, 3, 2], [0, 3, 2, 5]])
     is_real = ids[:, :-1] > 0
     cosine, is_known = vectors.compare(MultimodalBatch.from_ids({}, ids, is_real, table))
@@ -85,6 +85,23 @@ def test_unknown_are_padding_and_missing_vectors(tmp_path: Path) -> None:
     assert is_known[..., 1].tolist() == [[False, False, True], [False, False, False]]
     expected = torch.cosine_similarity(table["raw"][3, 3:], table["raw"][2, 3:], dim=0)
     torch.testing.assert_close(cosine[0, 2, 1], expected)
+
+
+def test_an_item_is_not_compared_with_itself(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    table, vectors = item_table(columns), ItemVectors(columns, ["raw"], "item_id")
+    ids = torch.tensor([[2, 5, 2], [3, 5, 2]])
+    expected = [[False, True], [True, True]]
+    is_real = torch.ones(2, 2, dtype=torch.bool)
+    _, is_known = vectors.compare(MultimodalBatch.from_ids({}, ids, is_real, table))
+    assert is_known[..., 0].tolist() == expected
+    # The challenge's batch has a row of items for each position.
+    flat = {name: column[ids.flatten()] for name, column in table.items()}
+    _, is_known = vectors.compare(MultimodalBatch.from_inputs(({}, flat, is_real)))
+    assert is_known[..., 0].tolist() == expected
+    flat["item_id"] = torch.zeros_like(flat["item_id"])  # items that training did not know: all have the id 0
+    _, is_known = vectors.compare(MultimodalBatch.from_inputs(({}, flat, is_real)))
+    assert is_known.all()
 
 
 @BOTH
@@ -107,7 +124,7 @@ def test_dropped_modalities_are_the_same_items_in_every_column(tmp_path: Path) -
     columns = feature_map(tmp_path)
     batch = batch_of(columns, item_table(columns), (6, 5, 6, 6, 6, 6))
     torch.manual_seed(0)
-    items = ItemVectors(columns, []).drop(batch, 0.5).items
+    items = ItemVectors(columns, [], "item_id").drop(batch, 0.5).items
     text = [items["item_emb"][:, :4], items["raw"][:, 3:]]
     image = [items["item_emb"][:, 4:], items["raw"][:, :3]]
     gone = [[(block == 0).all(1) for block in blocks] for blocks in (text, image)]
@@ -178,5 +195,7 @@ def test_dins_own_attention_has_no_logits(tmp_path: Path) -> None:
 def test_a_batch_without_the_compared_column(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     model: MultimodalRankModel = build("din", tmp_path, feature_map=columns, similarity=["raw"])
+    context, items, mask = tiny_challenge_batch(columns)
+    del items["raw"]
     with pytest.raises(ConfigError, match="no item column 'raw', which is compared"):
-        scores(model, tiny_challenge_batch(columns))
+        scores(model, (context, items, mask))
