@@ -53,12 +53,12 @@ class Evaluation:
         overall: metric -> value over all rows.
         by_frequency: ``"cold"``, ``"rare"``, ``"warm"`` -> the same over the rows whose target has 0, 1 to 4, or 5 and
             more clicks in training, with ``items`` and ``rows``, how many distinct targets and rows that are. A group
-            without rows is left out; a metric that it cannot have, as AUC where all labels are equal, is NaN.
+            without rows is left out; a metric that it cannot have, as AUC where all labels are equal, is ``None``.
         auc_error: standard error of the AUC over all rows, as if rows were independent.
     """
 
     overall: dict[str, float]
-    by_frequency: dict[str, dict[str, float]]
+    by_frequency: dict[str, dict[str, float | None]]
     auc_error: float
 
 
@@ -83,11 +83,12 @@ def evaluate_split(model: Any, loader: MMCTRDataLoader, metrics: list[str], clic
 
     overall = of(slice(None))
     logging.info("[Metrics] " + " - ".join(f"{name}: {value:.6f}" for name, value in overall.items()))
-    by_frequency = {}
+    by_frequency: dict[str, dict[str, float | None]] = {}
     for name, (low, below) in FREQUENCIES.items():
         rows = np.flatnonzero((clicks[targets] >= low) & (clicks[targets] < below))
         if len(rows):
-            by_frequency[name] = {"items": len(np.unique(targets[rows])), "rows": len(rows), **of(rows)}
+            found = {metric: None if math.isnan(value) else value for metric, value in of(rows).items()}
+            by_frequency[name] = {"items": len(np.unique(targets[rows])), "rows": len(rows), **found}
     positives = int((labels == 1).sum())
     return Evaluation(
         overall, by_frequency, _auc_error(overall.get("AUC", math.nan), positives, len(labels) - positives)

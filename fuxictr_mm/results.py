@@ -51,7 +51,7 @@ class Result:
     seconds: float
     checkpoint: Path
     commit: str
-    by_frequency: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    by_frequency: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Result:
                 lines.append(f"{split:<8}{values}   " + ("unknown" if best is None else f"{best:.4f}"))
                 by_frequency = self.by_frequency.get(split, {})
                 for group, found in by_frequency.items() if len(by_frequency) > 1 else ():
-                    values = "".join(f"{found[name]:>10.4f}" for name in names)
+                    values = "".join(f"{'-':>10}" if found[name] is None else f"{found[name]:>10.4f}" for name in names)
                     lines.append(f"  {group:<6}{values}   {found['rows']:,} rows, {found['items']:,} items")
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         return "\n".join(lines)

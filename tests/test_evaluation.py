@@ -20,6 +20,7 @@ from fuxictr_mm.evaluation import (
     gap_warning,
     norm_warning,
 )
+from fuxictr_mm.results import Result
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 METRICS = ["AUC", "logloss", "gAUC"]
@@ -85,8 +86,13 @@ def test_a_group_without_rows_is_left_out_and_one_class_has_no_auc(params: dict[
     clicks[never] = 0
     found = evaluate_split(model_of(params), loader(params, "test"), METRICS, clicks)
     assert list(found.by_frequency) == ["cold", "warm"]
-    assert np.isnan(found.by_frequency["cold"]["AUC"]) and found.by_frequency["cold"]["items"] == 1
-    assert np.isfinite(found.by_frequency["cold"]["logloss"])
+    cold = found.by_frequency["cold"]
+    assert cold["AUC"] is None and cold["items"] == 1
+    assert cold["logloss"] is not None and np.isfinite(cold["logloss"])
+    metrics = {"AUC": 0.7, "logloss": 0.5, "gAUC": 0.6}
+    result = Result("x", "d", metrics, metrics, {}, 1, 1.0, Path("x.model"), "c", {"test": found.by_frequency})
+    line = next(line for line in result.to_table().splitlines() if "cold" in line)
+    assert line.split()[:3] == ["cold", "-", f"{cold['logloss']:.4f}"] and line.endswith("1 items")
 
 
 def test_the_standard_error_is_that_of_resampled_rows(params: dict[str, Any]) -> None:
