@@ -242,7 +242,9 @@ class ResumableModel(EfficientModel):
         cheap = [name for name in self.validation_metrics if name in CHEAP_METRICS]
         logs = self.evaluate(self.valid_gen, metrics=list(dict.fromkeys([*self._monitor.get_metrics(), *cheap])))
         entry = {"step": self._total_steps, "epoch": self._total_steps / self._steps_per_epoch}
-        self.curve.append({**entry, "train_loss": self._train_loss, "valid": dict(logs)})
+        # Plain floats: numpy's would need code to be loaded from the state.
+        valid = {name: float(value) for name, value in logs.items()}
+        self.curve.append({**entry, "train_loss": self._train_loss, "valid": valid})
         self.checkpoint_and_earlystop(logs)
         self.train()
 

@@ -239,6 +239,7 @@ def test_an_ended_training_is_not_repeated_and_keeps_its_time(tmp_path: Path) ->
 
 def test_the_curve_is_that_of_a_training_left_alone(tmp_path: Path) -> None:
     alone = Run(tmp_path / "alone", metrics=["AUC", "logloss"]).go().model.curve
+    assert {type(value) for entry in alone for value in entry["valid"].values()} == {float}
     assert [entry["step"] for entry in alone] == [5, 10, 15]
     assert alone[0]["epoch"] == pytest.approx(5 / STEPS)
     assert all(set(entry["valid"]) == {"AUC", "logloss"} and 0 < entry["train_loss"] < 2 for entry in alone)
