@@ -105,7 +105,7 @@ def main() -> None:
                 "against exact": f"{rates[rank] / rates[width]:.2f} times",
             }
         )
-    write("rank_curve", {"auc": args.auc, "step": args.step}, rows)
+    write("rank_curve", {"auc": [file.name for file in args.auc], "step": args.step.name}, rows)
     plot(auc, width, rates, RESULTS / "rank_curve.png")
     print(f"saved: {RESULTS / 'rank_curve.png'}")
 
