@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -285,7 +286,8 @@ class ResumableModel(EfficientModel):
         def keep(number: int, _: Any) -> None:
             self._signal = number
             restore()
-            logging.info("Signal received: the state is saved after this step.")
+            # Not by logging: the signal may have come while it was writing, and streams may not be entered twice.
+            os.write(2, b"\nSignal received: the state is saved after this step.\n")
 
         def restore() -> None:
             for number, handler in before.items():
