@@ -77,8 +77,7 @@ def open_trained(expid: str, split: str, config: str | None, dataset: str | None
     data_path = Path(params[f"{split}_data"])
     model, feature_map = restore_experiment(params)
     params |= saved_params(checkpoint_file(params)) or {}
-    roles = {key: params[key] for key in ("max_len", "item_col", "history_col") if key in params}
-    schema = DatasetSchema.from_feature_map(feature_map, **roles)
+    schema = DatasetSchema.from_feature_map(feature_map, **params)
     table = named_item_table(feature_map)
     if table is None:
         raise ConfigError(f"experiment {expid}: its feature map names no item table; train it again with run_expid.py.")

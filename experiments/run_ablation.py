@@ -98,8 +98,7 @@ def traits(params: dict[str, Any]) -> dict[str, Any]:
 
 def _latency(model: MultimodalRankModel, feature_map: Any, params: dict[str, Any]) -> float:
     """Median milliseconds to score targets of the test split for one of its users, with a history of median length."""
-    roles = {key: params[key] for key in ("max_len", "item_col", "history_col") if key in params}
-    schema = DatasetSchema.from_feature_map(feature_map, **roles)
+    schema = DatasetSchema.from_feature_map(feature_map, **params)
     context = [column.name for column in schema.context_columns]
     columns = (schema.item_col, schema.history_col, *context)
     rows = next(open_parquet(params["test_data"], columns).iter_batches(ROWS_READ, columns=list(columns))).to_pylist()

@@ -153,10 +153,10 @@ def _compare(
         target_B, clicked_L: places in them.
     """
     found, known = [], []
+    is_other_BL = target_B.unsqueeze(1) != clicked_L
     for unit_UW, is_known_U in vectors:
         with torch.autocast(unit_UW.device.type, enabled=False):
             cosine_BL = unit_UW[target_B] @ unit_UW[clicked_L].T
-        is_other_BL = target_B.unsqueeze(1) != clicked_L
         is_known_BL = is_other_BL & is_known_U[target_B].unsqueeze(1) & is_known_U[clicked_L]
         if not len(clicked_L):  # as in the history: one position of padding
             cosine_BL, is_known_BL = cosine_BL.new_zeros(len(target_B), 1), is_known_BL.new_zeros(len(target_B), 1)

@@ -57,14 +57,15 @@ class DIN_SE_MHTA(MultimodalRankModel):
         super().__init__(feature_map, model_id=model_id, **kwargs)
         if attention not in ATTENTIONS:
             raise ConfigError(f"attention={attention!r} must be one of {list(ATTENTIONS)}.")
+        is_biased = self.similarity is not None and self.similarity.weight_M is not None
         if attention == "mhta":
             width = attention_dim or -(-self.item_dim // num_heads) * num_heads
             if width % num_heads:
                 raise ConfigError(f"num_heads={num_heads} must divide attention_dim={width}.")
             self.attention_layer = MultiHeadTargetAttention(self.item_dim, width, num_heads, attention_dropout)
-            if self.similarity is not None and self.similarity.weight_M is not None:
+            if is_biased:
                 self.attention_layer.dot_attention = BiasedDotProductAttention(attention_dropout)
-        elif self.similarity is not None and self.similarity.weight_M is not None:
+        elif is_biased:
             raise ConfigError("similarity_bias: True needs attention: mhta; DIN's attention has no logits to add to.")
         else:
             self.attention_layer = DIN_Attention(
