@@ -50,7 +50,7 @@ COLUMN_KEYS = (
     "name", "active", "dtype", "type", "source", "vocab_size", "max_len", "feature_encoder", "embedding_dim",
     "emb_output_dim", "pretrain_dim", "pretrained_emb", "pretrain_usage", "freeze_emb", "share_embedding",
     "preprocess", "fill_na", "remap", "splitter", "padding", "normalizer", "min_categr_count", "category_processor",
-    "num_buckets", "pca", "pca_whiten", "pca_normalize", "pca_fit_on",
+    "num_buckets", "pca", "pca_whiten", "pca_normalize", "pca_fit_on", "clicks",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.data.loader import item_columns, named_item_table
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.models.vectors import ComparedVectors
 from fuxictr_mm.schema import Column, DatasetSchema
 
 __all__ = ["Ranker"]
@@ -144,7 +145,7 @@ class Ranker:
 
 
 def _compare(
-    vectors: Sequence[tuple[torch.Tensor, torch.Tensor]], target_B: torch.Tensor, clicked_L: torch.Tensor
+    vectors: Sequence[ComparedVectors], target_B: torch.Tensor, clicked_L: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What ``model.vectors.compare`` returns, where all rows share one history, which need not be copied for each.
 
@@ -154,10 +155,10 @@ def _compare(
     """
     found, known = [], []
     is_other_BL = target_B.unsqueeze(1) != clicked_L
-    for unit_UW, is_known_U in vectors:
-        with torch.autocast(unit_UW.device.type, enabled=False):
-            cosine_BL = unit_UW[target_B] @ unit_UW[clicked_L].T
-        is_known_BL = is_other_BL & is_known_U[target_B].unsqueeze(1) & is_known_U[clicked_L]
+    for target_UW, is_known_target_U, history_UW, is_known_history_U in vectors:
+        with torch.autocast(target_UW.device.type, enabled=False):
+            cosine_BL = target_UW[target_B] @ history_UW[clicked_L].T
+        is_known_BL = is_other_BL & is_known_target_U[target_B].unsqueeze(1) & is_known_history_U[clicked_L]
         if not len(clicked_L):  # as in the history: one position of padding
             cosine_BL, is_known_BL = cosine_BL.new_zeros(len(target_B), 1), is_known_BL.new_zeros(len(target_B), 1)
         found.append(cosine_BL)

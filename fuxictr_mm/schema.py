@@ -31,6 +31,8 @@ class Column:
         pca: for a derived vector: ``{"modality" or "modality+modality": components}``; the number is a width (int),
             a share of variance (float < 1) or ``None`` for the raw vector.
         pca_whiten, pca_normalize, pca_fit_on: options of the derivation, see :mod:`fuxictr_mm.features`.
+        clicks: of a ``meta`` column with ``pca``: the column holds click vectors of this width, expected from what
+            ``pca`` gives, see :class:`~fuxictr_mm.features.clicks.ClickVectors`.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Column:
     pca_whiten: bool | float = False
     pca_normalize: bool = True
     pca_fit_on: str = "all"
+    clicks: int | None = None
 
     @property
     def is_item(self) -> bool:
@@ -145,6 +148,14 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
     pca = spec.get("pca")
     if pca is not None:
         _check_pca(name, kind, spec)
+    clicks = spec.get("clicks")
+    if clicks is not None and (kind != "meta" or pca is None):
+        raise ConfigError(
+            f"column {name!r}: 'clicks' needs 'type: meta', since click vectors are compared only, and 'pca', the "
+            "contents that clicks are expected from, e.g. pca: {txt_emb_BERT: 128}."
+        )
+    if clicks is not None and not (isinstance(clicks, int) and not isinstance(clicks, bool) and clicks >= 1):
+        raise ConfigError(f"column {name!r}: clicks={clicks!r} must be the width of the click vectors, at least 1.")
     return Column(
         name=name,
         type=kind,
@@ -156,6 +167,7 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
         pca_whiten=spec.get("pca_whiten") or False,
         pca_normalize=bool(spec.get("pca_normalize", True)),
         pca_fit_on=spec.get("pca_fit_on", "all"),
+        clicks=spec.get("clicks"),
     )
 
 

@@ -34,7 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bare": ("transformer", {"use_transformer": False, "cross": "none", "first_k_cols": 0, "alignment": "mlp"}),
     "din": ("din", {"batch_norm": True}),
-    "similarity": ("din", {"similarity": ["item_emb", "raw"], "similarity_bias": True}),
+    "similarity": ("din", {"similarity": ["item_emb", "raw", "clicks"], "similarity_bias": True}),
     "din attention": ("din", {"attention": "din", "use_se": False, "alignment": "none"}),
 }
 # lengths of the histories, width that they are padded to; traced are 3 rows of 4
@@ -54,6 +54,7 @@ def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     feature_map = tiny_feature_map(folder, second_vector=name == "transformer")
     if name == "similarity":
         feature_map.features["raw"] = {"type": "meta", "source": "item", "pretrain_dim": 6}
+        feature_map.features["clicks"] = {**feature_map.features["raw"], "is_click_vector": True}
     if name == "bare":
         del feature_map.features["likes_level"], feature_map.features["views_level"]
     model = build(variant, folder, feature_map=feature_map, **switches)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.clicks import ClickVectors
 from fuxictr_mm.features.columns import Sources, entry_modalities, read_column
 from fuxictr_mm.features.derive import ModalityRows, fit_entry, restore_entry, transform_entry
 from fuxictr_mm.schema import Column
@@ -30,6 +32,7 @@ class ColumnBuilder:
     Attributes:
         states: fitted reducers as arrays, ``"<column>/<entry number>/<field>"`` -> array.
         reports: column -> one record per entry of its ``pca``: widths, rows fitted, variance kept.
+        click_reports: column -> what :class:`ClickVectors` says about its fit.
     """
 
     def __init__(
@@ -41,9 +44,15 @@ class ColumnBuilder:
         self.spool_dir = spool_dir
         self.states: dict[str, np.ndarray] = {}
         self.reports: dict[str, list[dict[str, Any]]] = {}
+        self.click_reports: dict[str, dict[str, Any]] = {}
 
-    def fit(self, column: Column, in_fit: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the column (n_items + 1, ...), fitting its reducers on the items that ``in_fit[pca_fit_on]`` marks."""
+    def fit(
+        self, column: Column, in_fit: Mapping[str, np.ndarray], clicks: sparse.csr_array | None = None
+    ) -> np.ndarray:
+        """Return the column (n_items + 1, ...), fitting its reducers on the items that ``in_fit[pca_fit_on]`` marks.
+
+        ``clicks`` (users, n_items + 1) is needed by columns of click vectors.
+        """
         if column.pca is None:
             return self._read(column)
         blocks = []
@@ -69,6 +78,13 @@ class ColumnBuilder:
                 }
             )
         vectors = np.concatenate(blocks, axis=1)
+        if column.clicks is not None:
+            assert clicks is not None
+            click_vectors = ClickVectors(column.clicks, float(column.pca_whiten))
+            vectors = click_vectors.fit(vectors, clicks)
+            self.click_reports[column.name] = click_vectors.report_
+            for name, values in click_vectors.to_arrays().items():
+                self.states[f"{column.name}/clicks/{name}"] = values
         if column.width is not None and vectors.shape[1] != column.width:
             raise ConfigError(
                 f"column {column.name!r}: pretrain_dim={column.width} but its pca gives vectors of width "
@@ -85,10 +101,13 @@ class ColumnBuilder:
         blocks = []
         for number, entry in enumerate(column.pca):
             prefix = f"{column.name}/{number}/"
-            arrays = {name.removeprefix(prefix): v for name, v in states.items() if name.startswith(prefix)}
             rows = self._rows(entry, reports[number]["raw_widths"])
-            blocks.append(transform_entry(rows, restore_entry(column, entry, arrays), entry)[0])
-        return np.concatenate(blocks, axis=1)
+            blocks.append(transform_entry(rows, restore_entry(column, entry, _below(states, prefix)), entry)[0])
+        vectors = np.concatenate(blocks, axis=1)
+        if column.clicks is None:
+            return vectors
+        # Nobody has clicked a new item yet: it stands where its content says, as a target and in a history.
+        return np.tile(ClickVectors.from_arrays(_below(states, f"{column.name}/clicks/")).transform(vectors), 2)
 
     def _read(self, column: Column) -> np.ndarray:
         if column.name == self.sources.key_col:
@@ -100,6 +119,10 @@ class ColumnBuilder:
         paths = [self.sources.file_of_modality(name) for name in names]
         n_items = len(self.item_ids)
         return ModalityRows(names, paths, self.sources.key_col, self.index_of, n_items, self.spool_dir, widths)
+
+
+def _below(states: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): values for name, values in states.items() if name.startswith(prefix)}
 
 
 def check_vocab(columns: Sequence[Column], item_col: str, n_items: int) -> None:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.builder import ColumnBuilder, check_vocab, read_specification, write_specification
+from fuxictr_mm.features.clicks import read_clicks
 from fuxictr_mm.features.columns import Sources
 from fuxictr_mm.features.vectors import export_key_value
 from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
@@ -44,7 +45,8 @@ class ItemTable:
             :meth:`with_items` adds stand behind, so that the index of an item never changes.
         columns: name -> (n_items + 1, ...) array, row 0 zeros: int32 ids and id lists, float32 numbers and vectors.
             The item id column holds the item index itself, and 0 for items that :meth:`with_items` added.
-        states: fitted PCAs as arrays, ``"<column>/<entry number>/<field>"`` -> array.
+        states: fitted PCAs as arrays, ``"<column>/<entry number>/<field>"`` -> array, and ``"<column>/clicks/<field>"``
+            of click vectors.
         info: what the JSON beside the table says.
         path: the safetensors file, ``None`` for a table that only lives in memory.
     """
@@ -235,7 +237,7 @@ def build_item_table(
         out_dir: folder for ``item_table-<fingerprint>.safetensors`` and ``.json``.
         item_info, item_feature: parquet files, one row per item, in any order.
         modality_data: modality -> ``.parquet``, ``.npz`` or ``.h5`` file with its vectors.
-        train_data: the training split, needed for ``pca_fit_on: train``.
+        train_data: the training split, needed for ``pca_fit_on: train`` and ``clicks``.
 
     Raises:
         DataError: a file breaks the contract.
@@ -244,17 +246,18 @@ def build_item_table(
     sources = Sources.from_paths(schema.item_col, item_info, item_feature, modality_data)
     columns = list(schema.item_columns)
     on_train = any(column.pca is not None and column.pca_fit_on == "train" for column in columns)
+    of_clicks = any(column.clicks is not None for column in columns)
     files = sources.files_of(columns)
     train = None
-    if on_train:
+    if on_train or of_clicks:
         if train_data is None:
-            raise ConfigError("pca_fit_on: train needs 'train_data' in the dataset's YAML.")
+            raise ConfigError("pca_fit_on: train, and clicks, need 'train_data' in the dataset's YAML.")
         open_parquet(train_data, (schema.item_col, schema.history_col))
         files["train_data"] = Path(train_data)
         train = (Path(train_data), schema)
     digests = {name: file_fingerprint(file) for name, file in files.items()}
     specification = write_specification(columns, schema.item_col)
-    key = json.dumps([FORMAT, specification, digests, [schema.history_col] if on_train else []], sort_keys=True)
+    key = json.dumps([FORMAT, specification, digests, _read_from_train(schema, on_train, of_clicks)], sort_keys=True)
     fingerprint = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     path = Path(out_dir) / f"item_table-{fingerprint}.safetensors"
     if path.exists():
@@ -276,10 +279,13 @@ def _build(
     check_vocab(columns, item_col, len(item_ids))
     table = ItemTable(item_ids, {})
     in_fit = {"all": np.ones(len(item_ids) + 1, bool)}
-    if train is not None:
+    clicks = None
+    if train is not None and any(column.pca_fit_on == "train" for column in columns):
         in_fit["train"] = _seen_in_train(table, *train)
+    if train is not None and any(column.clicks is not None for column in columns):
+        clicks = read_clicks(*train, table.index_of, len(item_ids))
     builder = ColumnBuilder(sources, item_ids, table.index_of, spool_dir)
-    table.columns = {column.name: builder.fit(column, in_fit) for column in columns}
+    table.columns = {column.name: builder.fit(column, in_fit, clicks) for column in columns}
     table.columns[item_col] = np.arange(len(item_ids) + 1, dtype=np.int32)
     table.states = builder.states
     table.info = {
@@ -287,10 +293,16 @@ def _build(
         "n_items_built": len(item_ids),
         "columns": _shapes(table.columns),
         "pca": builder.reports,
+        "clicks": builder.click_reports,
         "specification": write_specification(columns, item_col),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     return table
+
+
+def _read_from_train(schema: DatasetSchema, on_train: bool, of_clicks: bool) -> list[str | None]:
+    """The columns of the training split that the table depends on."""
+    return [schema.history_col] * on_train + [schema.history_col, schema.group_id] * of_clicks
 
 
 def _seen_in_train(table: ItemTable, path: Path, schema: DatasetSchema) -> np.ndarray:

@@ -18,29 +18,29 @@ def unit_rows(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return vectors / norm_U1.where(is_known_U1, 1.0), is_known_U1.squeeze(-1)
 
 
-def cosines(unit_UW: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
+def cosines(target_UW: torch.Tensor, history_UW: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
     """Cosine of the target with every position of its history.
 
     Args:
-        unit_UW: rows of norm 1 (or 0) of U distinct items.
-        item_index: (B, L + 1) row of ``unit_UW`` for each history position, target last.
+        target_UW, history_UW: rows of norm 1 (or 0) of U distinct items, as targets and as items of a history.
+        item_index: (B, L + 1) row of ``history_UW`` for each history position, then of ``target_UW``.
 
     Returns:
         (B, L).
     """
-    if torch.compiler.is_compiling() or unit_UW.device.type != "cpu":
-        return _gathered(unit_UW, item_index)
+    if torch.compiler.is_compiling() or target_UW.device.type != "cpu":
+        return _gathered(target_UW, history_UW, item_index)
     history, targets = item_index[:, :-1], item_index[:, -1]
     distinct, place_B = targets.unique(return_inverse=True)
-    if len(unit_UW) * len(distinct) <= PRODUCTS_PER_GATHERED * history.numel():
-        return (unit_UW[distinct] @ unit_UW.T)[place_B.unsqueeze(1), history]
-    rows = max(1, CHUNK_BYTES // (unit_UW[0].nbytes * item_index.shape[1]))
-    return torch.cat([_gathered(unit_UW, index) for index in item_index.split(rows)])
+    if len(history_UW) * len(distinct) <= PRODUCTS_PER_GATHERED * history.numel():
+        return (target_UW[distinct] @ history_UW.T)[place_B.unsqueeze(1), history]
+    rows = max(1, CHUNK_BYTES // (history_UW[0].nbytes * item_index.shape[1]))
+    return torch.cat([_gathered(target_UW, history_UW, index) for index in item_index.split(rows)])
 
 
-def _gathered(unit_UW: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
-    history_BLW = nn.functional.embedding(item_index[:, :-1], unit_UW)
-    return torch.bmm(history_BLW, unit_UW[item_index[:, -1]].unsqueeze(-1)).squeeze(-1)
+def _gathered(target_UW: torch.Tensor, history_UW: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
+    history_BLW = nn.functional.embedding(item_index[:, :-1], history_UW)
+    return torch.bmm(history_BLW, target_UW[item_index[:, -1]].unsqueeze(-1)).squeeze(-1)
 
 
 class HistorySimilarity(nn.Module):

@@ -4,7 +4,7 @@ Apart from the base of our models because nothing here is learned, and nothing i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +12,19 @@ from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import cosines, unit_rows
 
-__all__ = ["ItemVectors"]
+__all__ = ["ComparedVectors", "ItemVectors"]
+
+
+class ComparedVectors(NamedTuple):
+    """One modality of U items, as targets and as items of a history: (U, W) rows of norm 1, and (U,) bool.
+
+    Both views are the same but for click vectors. False where an item has no vector.
+    """
+
+    target_UW: torch.Tensor
+    is_known_target_U: torch.Tensor
+    history_UW: torch.Tensor
+    is_known_history_U: torch.Tensor
 
 
 class ItemVectors:
@@ -24,7 +36,8 @@ class ItemVectors:
         item_col: the item id column.
 
     Attributes:
-        blocks: column -> its modalities and their widths, in the order in which they stand side by side.
+        blocks: column -> its modalities and their widths, in the order in which they stand side by side. Click vectors
+            are one block: the vectors of targets, then those of histories.
         compared: as given.
         count: number M of blocks that are compared.
 
@@ -44,6 +57,7 @@ class ItemVectors:
                 f"{sorted(self.blocks)}."
             )
         self.compared = list(compared or ())
+        self._clicks = {name for name in self.blocks if feature_map.features[name].get("is_click_vector")}
         self.item_col = item_col
         self.count = sum(len(self.blocks[name]) for name in self.compared)
 
@@ -61,14 +75,19 @@ class ItemVectors:
             items[name] = torch.cat([part * is_kept[modality] for part, (modality, _) in zip(parts, blocks)], dim=-1)
         return MultimodalBatch(batch.context, items, batch.item_index, batch.is_real_BL)
 
-    def units(self, items: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Per block that is compared: (U, W) rows of norm 1, and (U,) bool, False where an item has no vector."""
-        blocks = []
+    def units(self, items: Mapping[str, torch.Tensor]) -> list[ComparedVectors]:
+        """The vectors of ``items``, for each block that is compared."""
+        blocks: list[ComparedVectors] = []
         for name in self.compared:
             if name not in items:
                 raise ConfigError(f"the batch has no item column {name!r}, which is compared; found {sorted(items)}.")
-            widths = [width for _, width in self.blocks[name]]
-            blocks += [unit_rows(block) for block in items[name].float().split(widths, dim=-1)]
+            if name in self._clicks:
+                target, history = items[name].float().chunk(2, dim=-1)
+                blocks.append(ComparedVectors(*unit_rows(target), *unit_rows(history)))
+                continue
+            for block in items[name].float().split([width for _, width in self.blocks[name]], dim=-1):
+                unit = unit_rows(block)
+                blocks.append(ComparedVectors(*unit, *unit))
         return blocks
 
     def compare(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,8 +104,8 @@ class ItemVectors:
             # 0: items that training did not know have no id of their own.
             is_other_BL = is_other_BL & ((ids[:, :-1] != ids[:, -1:]) | (ids[:, -1:] == 0))
         found, known = [], []
-        for unit_UW, is_known_U in self.units(batch.items):
-            found.append(cosines(unit_UW, index))
-            is_known = is_known_U[index]
-            known.append(is_other_BL & is_known[:, :-1] & is_known[:, -1:])
+        for vectors in self.units(batch.items):
+            found.append(cosines(vectors.target_UW, vectors.history_UW, index))
+            is_known_target_B1 = vectors.is_known_target_U[index[:, -1:]]
+            known.append(is_other_BL & vectors.is_known_history_U[index[:, :-1]] & is_known_target_B1)
         return torch.stack(found, dim=-1), torch.stack(known, dim=-1)

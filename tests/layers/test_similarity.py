@@ -17,15 +17,15 @@ def test_cosines_against_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         for position in range(3):
             pair = vectors[index[row, position]], vectors[index[row, -1]]
             expected[row, position] = torch.cosine_similarity(*pair, dim=0)
-    torch.testing.assert_close(cosines(unit, index), expected)
+    torch.testing.assert_close(cosines(unit, unit, index), expected)
     monkeypatch.setattr(similarity, "PRODUCTS_PER_GATHERED", 0)
-    torch.testing.assert_close(cosines(unit, index), expected)
+    torch.testing.assert_close(cosines(unit, unit, index), expected)
     monkeypatch.setattr(similarity, "CHUNK_BYTES", 1)  # one row at a time
-    torch.testing.assert_close(cosines(unit, index), expected)
+    torch.testing.assert_close(cosines(unit, unit, index), expected)
 
 
 def test_cosines_without_history() -> None:
-    assert cosines(torch.randn(3, 2), torch.tensor([[0], [2]])).shape == (2, 0)
+    assert cosines(torch.randn(3, 2), torch.randn(3, 2), torch.tensor([[0], [2]])).shape == (2, 0)
 
 
 def test_a_missing_vector_is_unknown_and_stays_zero() -> None:

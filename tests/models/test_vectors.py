@@ -54,6 +54,28 @@ def test_a_compared_column_changes_the_score_and_is_no_field(variant: str, tmp_p
     assert changed.tolist() == [True, False, True, True]  # the second row has no history to compare with
 
 
+def test_click_vectors_differ_between_target_and_history(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    columns.features["raw"] |= {"modalities": [["raw", 8]], "pretrain_dim": 8, "is_click_vector": True}
+    table = item_table(columns)
+    table["raw"] = table["raw"][:, :8].clone()
+    table["raw"][5, :4] = 0  # known in a history only
+    table["raw"][6, 4:] = 0  # known as a target only
+    batch = batch_of(columns, table, (4, 0, 6, 1, 5, 5))
+    cosine_BL1, is_known_BL1 = ItemVectors(columns, ["raw"], "item_id").compare(batch)
+    ids = batch.items["item_id"][batch.item_index]
+    units = torch.nn.functional.normalize(table["raw"].view(-1, 2, 4), dim=-1)
+    for row in range(len(ids)):
+        target = int(ids[row, -1])
+        for position in range(ids.shape[1] - 1):
+            other = int(ids[row, position])
+            is_known = bool(batch.is_real_BL[row, position]) and other not in (6, target) and target != 5
+            assert is_known_BL1[row, position, 0] == is_known
+            if is_known:
+                expected = float(units[target, 0] @ units[other, 1])
+                assert cosine_BL1[row, position, 0] == pytest.approx(expected, abs=1e-6)
+
+
 @BOTH
 @pytest.mark.parametrize("lengths", [(3,), (0, 0)], ids=["one row", "no history at all"])
 def test_edges(variant: str, lengths: tuple[int, ...], tmp_path: Path) -> None:

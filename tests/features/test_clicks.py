@@ -1,0 +1,220 @@
+"""Click vectors: who clicked what, leaving an item out against fitting again without it, cold items, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import sparse
+from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import Ridge
+
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features import clicks
+from fuxictr_mm.features.clicks import ClickVectors, read_clicks
+from fuxictr_mm.features.item_table import ItemTable, build_item_table
+from fuxictr_mm.schema import DatasetSchema
+
+N, USERS, CLUSTERS = 40, 300, 4
+CLUSTER = np.arange(N + 1) % CLUSTERS
+COLD, BLIND = 7, 12  # nobody clicks the first, the second has no text
+COLUMNS = [
+    {"name": "user_id", "type": "meta"},
+    {"name": "item_id", "type": "categorical", "source": "item"},
+    {"name": "heard", "type": "meta", "source": "item", "pca": {"text": 5}, "pca_whiten": 0.5, "clicks": 3},
+]
+
+
+def schema_of(**roles: Any) -> DatasetSchema:
+    roles = {"group_id": "user_id", "feature_cols": COLUMNS, "label_col": {"name": "label"}, **roles}
+    return DatasetSchema.from_params(roles)
+
+
+def content_of(seed: int = 0) -> np.ndarray:
+    """Items of one cluster have like contents."""
+    rng = np.random.default_rng(seed)
+    content = rng.normal(size=(CLUSTERS, 5))[CLUSTER] + 0.3 * rng.normal(size=(N + 1, 5))
+    content[[0, BLIND]] = 0
+    return content
+
+
+def clicks_of(seed: int = 1) -> sparse.csr_array:
+    """Users click within one cluster, mostly."""
+    rng = np.random.default_rng(seed)
+    taste = rng.integers(0, CLUSTERS, USERS)
+    matrix = (rng.random((USERS, N + 1)) < np.where(taste[:, None] == CLUSTER, 0.5, 0.05)).astype(np.float32)
+    matrix[:, [0, COLD]] = 0
+    return sparse.csr_array(matrix)
+
+
+def write_files(folder: Path, users: Any = None) -> dict[str, str]:
+    matrix = clicks_of().toarray()
+    histories = [[0, *np.flatnonzero(row).tolist()] for row in matrix]
+    train = {
+        "user_id": list(range(USERS)) if users is None else users,
+        "item_seq": histories,
+        "item_id": [COLD] * USERS,  # were the click that is asked for looked at, the cold item would not be cold
+        "label": [1] * USERS,
+    }
+    pq.write_table(pa.table(train), folder / "train.parquet")
+    text = [None if item == BLIND else row.tolist() for item, row in enumerate(content_of().astype(np.float32))]
+    pq.write_table(pa.table({"item_id": list(range(1, N + 1)), "text": text[1:]}), folder / "items.parquet")
+    return {"item_info": str(folder / "items.parquet"), "train_data": str(folder / "train.parquet")}
+
+
+def agreement(vectors: np.ndarray) -> float:
+    """Share of items whose most similar other item, target against history, is of their cluster."""
+    target, history = np.split(vectors[1:].astype(np.float64), 2, axis=1)
+    known = target.any(axis=1)
+    cosine = target @ history.T
+    np.fill_diagonal(cosine, -2)
+    return float((CLUSTER[1:][cosine.argmax(axis=1)] == CLUSTER[1:])[known].mean())
+
+
+def test_both_halves() -> None:
+    fitted = ClickVectors(3, 0.5)
+    vectors = fitted.fit(content_of(), clicks_of())
+    assert vectors.shape == (N + 1, 6) and vectors.dtype == np.float32
+    norms = np.linalg.norm(vectors.reshape(N + 1, 2, 3), axis=2)
+    expected = np.ones((N + 1, 2))
+    expected[0] = 0
+    expected[BLIND, 0] = 0
+    np.testing.assert_allclose(norms, expected, atol=1e-6)
+    np.testing.assert_array_equal(vectors[COLD, :3], vectors[COLD, 3:])
+    np.testing.assert_allclose(vectors[COLD, :3], fitted.transform(content_of()[[COLD]])[0], atol=1e-6)
+    assert agreement(vectors) > 0.9
+    assert fitted.report_["users"] == USERS and fitted.report_["clicked_items"] == N - 1
+    assert 0.5 < fitted.report_["r2_left_out"] < 1
+
+
+def test_content_that_says_nothing_of_clicks() -> None:
+    content = np.random.default_rng(4).normal(size=(N + 1, 5))
+    content[0] = 0
+    fitted = ClickVectors(3, 0.5)
+    vectors = fitted.fit(content, clicks_of())
+    assert fitted.report_["r2_left_out"] < 0.1
+    assert agreement(vectors) < 0.6
+
+
+@pytest.mark.parametrize("landmarks", [clicks.LANDMARKS, 10], ids=["all items", "few landmarks"])
+def test_leaving_out_is_fitting_without(landmarks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clicks, "LANDMARKS", landmarks)
+    rng = np.random.default_rng(3)
+    content, own = content_of()[1:12], rng.normal(size=(11, 3))
+    content /= np.linalg.norm(content, axis=1, keepdims=True)
+    left_out, explained, ridge = ClickVectors(3, 0.5)._regress(content, own)
+    features = Nystroem(gamma=clicks.GAMMA, n_components=min(11, landmarks), random_state=0).fit_transform(content)
+    errors = {}
+    for alpha in clicks.RIDGES:
+        again = np.stack(
+            [
+                Ridge(alpha=alpha, fit_intercept=False)
+                .fit(np.delete(features, row, 0), np.delete(own, row, 0))
+                .predict(features[[row]])[0]
+                for row in range(11)
+            ]
+        )
+        errors[alpha] = np.square(own - again).sum()
+        if alpha == ridge:
+            np.testing.assert_allclose(left_out, again, atol=1e-6)
+    assert ridge == min(errors, key=errors.__getitem__)
+    assert explained == pytest.approx(1 - errors[ridge] / np.square(own - own.mean(0)).sum())
+
+
+def test_what_is_expected_of_an_item_does_not_know_its_clicks() -> None:
+    content, own = content_of()[1:], np.random.default_rng(3).normal(size=(N, 3))
+    content = content[content.any(axis=1)]
+    own = own[: len(content)]
+    before = ClickVectors(3, 0.5)._regress(content, own)[0]
+    own[5] *= 1.001  # little enough for the same ridge
+    after = ClickVectors(3, 0.5)._regress(content, own)[0]
+    np.testing.assert_allclose(after[5], before[5], rtol=1e-9)
+    assert np.abs(after - before).max() > 1e-6
+
+
+@pytest.mark.parametrize("users", [None, [f"u{i}" for i in range(USERS)]], ids=["numbers", "text"])
+def test_read_clicks_against_a_loop(users: Any, tmp_path: Path) -> None:
+    files = write_files(tmp_path, users)
+    table = pq.read_table(files["train_data"])
+    shuffled = table.take(np.random.default_rng(0).permutation(np.tile(np.arange(USERS), 2)))  # every row twice
+    pq.write_table(shuffled, files["train_data"])
+    found = read_clicks(Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N - 1), {}).index_of, N - 2)
+    assert found.shape == (USERS, N - 1) and found.max() == 1
+    rows = shuffled.column("user_id").combine_chunks().dictionary_encode().dictionary.to_pylist()
+    expected = clicks_of().toarray()[:, : N - 1]  # the last two items are in no table
+    order = [row if users is None else int(row[1:]) for row in rows]
+    np.testing.assert_array_equal(found.toarray(), expected[order])
+
+
+def test_pairs_are_merged_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_files(tmp_path)
+    arguments = Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N + 1), {}).index_of, N
+    before = read_clicks(*arguments)
+    monkeypatch.setattr(clicks, "MERGE_AT", 10)
+    np.testing.assert_array_equal(read_clicks(*arguments).toarray(), before.toarray())
+
+
+def test_through_the_item_table(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    table = build_item_table(schema_of(), tmp_path, **files)
+    assert table.columns["heard"].shape == (N + 1, 6)
+    assert agreement(table.columns["heard"]) > 0.9
+    assert table.info["clicks"]["heard"]["users"] == USERS
+    assert table.info["pca"]["heard"][0]["width"] == 5
+    assert build_item_table(schema_of(), tmp_path, **files).path == table.path
+    train = pq.read_table(files["train_data"])
+    pq.write_table(train.slice(10), files["train_data"])
+    other = build_item_table(schema_of(), tmp_path, **files)
+    assert other.path != table.path, "the histories are a source of the table"
+    assert other.info["clicks"]["heard"]["users"] == USERS - 10
+
+
+def test_items_that_come_later(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    table = build_item_table(schema_of(), tmp_path, **files)
+    content = content_of().astype(np.float32)
+    later = {"item_id": [N + 1, N + 2], "text": [content[COLD].tolist(), None]}
+    pq.write_table(pa.table(later), tmp_path / "later.parquet")
+    grown = table.with_items(item_info=tmp_path / "later.parquet")
+    heard = grown.columns["heard"]
+    np.testing.assert_array_equal(heard[: N + 1], table.columns["heard"])
+    np.testing.assert_allclose(heard[N + 1], heard[COLD], atol=1e-5)
+    assert not heard[N + 2].any()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    train = Path(files["train_data"])
+    with pytest.raises(ConfigError, match=r"clicks: .*'group_id'"):
+        build_item_table(schema_of(group_id=None), tmp_path, **files)
+    with pytest.raises(ConfigError, match="clicks, need 'train_data'"):
+        build_item_table(schema_of(), tmp_path, item_info=files["item_info"])
+    wide = [*COLUMNS[:2], {**COLUMNS[2], "clicks": N - 1}]
+    with pytest.raises(ConfigError, match=r"clicks: 39 needs more users .* have 300 users and 39 items"):
+        build_item_table(schema_of(feature_cols=wide), tmp_path, **files)
+    rows = pq.read_table(train)
+    nulls = pa.array([None, *range(1, USERS)])
+    pq.write_table(rows.set_column(0, "user_id", nulls), train)
+    with pytest.raises(DataError, match="'user_id' has 1 nulls"):
+        build_item_table(schema_of(), tmp_path, **files)
+    pq.write_table(rows.set_column(1, "item_seq", pa.array(["1 2"] * USERS)), train)
+    with pytest.raises(DataError, match="'item_seq' has type string; lists of integer ids"):
+        build_item_table(schema_of(), tmp_path, **files)
+    assert not list(tmp_path.glob("item_table*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "embedding"}, "'clicks' needs 'type: meta'"),
+        ({"pca": None}, "'clicks' needs .* 'pca'"),
+        ({"clicks": 0}, "clicks=0 must be the width"),
+        ({"clicks": True}, "clicks=True must be the width"),
+        ({"clicks": 0.5}, "clicks=0.5 must be the width"),
+    ],
+)
+def test_refused_columns(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        schema_of(feature_cols=[*COLUMNS[:2], {**COLUMNS[2], **change}])
