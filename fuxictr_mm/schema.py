@@ -31,8 +31,8 @@ class Column:
         pca: for a derived vector: ``{"modality" or "modality+modality": components}``; the number is a width (int),
             a share of variance (float < 1) or ``None`` for the raw vector.
         pca_whiten, pca_normalize, pca_fit_on: options of the derivation, see :mod:`fuxictr_mm.features`.
-        clicks: of a ``meta`` column with ``pca``: the column holds click vectors of this width, expected from what
-            ``pca`` gives, see :class:`~fuxictr_mm.features.clicks.ClickVectors`.
+        clicks: of an item ``meta`` column: it holds click vectors of this width, expected from what ``pca`` gives or,
+            without ``pca``, of the items' own clicks; see :mod:`fuxictr_mm.features.clicks`.
     """
 
     name: str
@@ -149,10 +149,9 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
     if pca is not None:
         _check_pca(name, kind, spec)
     clicks = spec.get("clicks")
-    if clicks is not None and (kind != "meta" or pca is None):
+    if clicks is not None and (kind != "meta" or spec.get("source") != "item"):
         raise ConfigError(
-            f"column {name!r}: 'clicks' needs 'type: meta', since click vectors are compared only, and 'pca', the "
-            "contents that clicks are expected from, e.g. pca: {txt_emb_BERT: 128}."
+            f"column {name!r}: 'clicks' needs 'source: item' and 'type: meta', since click vectors are compared only."
         )
     if clicks is not None and not (isinstance(clicks, int) and not isinstance(clicks, bool) and clicks >= 1):
         raise ConfigError(f"column {name!r}: clicks={clicks!r} must be the width of the click vectors, at least 1.")

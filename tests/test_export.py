@@ -54,7 +54,7 @@ def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     feature_map = tiny_feature_map(folder, second_vector=name == "transformer")
     if name == "similarity":
         feature_map.features["raw"] = {"type": "meta", "source": "item", "pretrain_dim": 6}
-        feature_map.features["clicks"] = {**feature_map.features["raw"], "is_click_vector": True}
+        feature_map.features["clicks"] = {**feature_map.features["raw"], "click_vectors": "expected"}
     if name == "bare":
         del feature_map.features["likes_level"], feature_map.features["views_level"]
     model = build(variant, folder, feature_map=feature_map, **switches)

@@ -46,6 +46,7 @@ class Setup:
             {"name": "clicks", "active": True, "dtype": "float", "type": "meta", "source": "item"}
             | {"pca": {"text": 3, "image": 3}, "clicks": 5}
         )
+        self.params["feature_cols"].append({**self.params["feature_cols"][-1], "name": "peers", "pca": None})
         self.params["feature_cols"].append({"name": "price", "active": True, "dtype": "float", "type": "numeric"})
         for split in ("train", "valid", "test"):
             rows = pq.read_table(folder / f"{split}.parquet")
@@ -114,12 +115,12 @@ def test_switches_of_the_transformer(setup: Setup, options: dict[str, Any]) -> N
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("history", list(HISTORIES.values()), ids=list(HISTORIES))
 def test_vectors_that_are_compared(setup: Setup, name: str, history: list[int]) -> None:
-    net = setup.model(name, similarity=["clicks", "item_emb"], similarity_bias=True)
+    net = setup.model(name, similarity=["clicks", "item_emb", "peers"], similarity_bias=True)
     net.similarity.n_M.fill_(100)
     net.similarity.mean_M.fill_(0.1)
     net.similarity.squares_M.fill_(25.0)  # a deviation of 0.5
     with torch.no_grad():
-        net.similarity.weight_M.copy_(torch.tensor([-0.5, 0.7, -0.4]))
+        net.similarity.weight_M.copy_(torch.tensor([-0.5, 0.7, -0.4, 0.2]))
     expected = setup.expected(net, history, CANDIDATES, 3, 0.5)
     ranker = Ranker(net, setup.feature_map, max_len=MAX_LEN, batch_size=7)
     scores = ranker.score(history, CANDIDATES, {"likes_level": 3, "price": 0.5})

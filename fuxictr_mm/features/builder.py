@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.clicks import ClickVectors
+from fuxictr_mm.features.clicks import Clicks, ExpectedClicks, own_clicks, own_clicks_width
 from fuxictr_mm.features.columns import Sources, entry_modalities, read_column
 from fuxictr_mm.features.derive import ModalityRows, fit_entry, restore_entry, transform_entry
 from fuxictr_mm.schema import Column
@@ -32,7 +31,7 @@ class ColumnBuilder:
     Attributes:
         states: fitted reducers as arrays, ``"<column>/<entry number>/<field>"`` -> array.
         reports: column -> one record per entry of its ``pca``: widths, rows fitted, variance kept.
-        click_reports: column -> what :class:`ClickVectors` says about its fit.
+        click_reports: column -> what :class:`ExpectedClicks` says about its fit.
     """
 
     def __init__(
@@ -46,13 +45,15 @@ class ColumnBuilder:
         self.reports: dict[str, list[dict[str, Any]]] = {}
         self.click_reports: dict[str, dict[str, Any]] = {}
 
-    def fit(
-        self, column: Column, in_fit: Mapping[str, np.ndarray], clicks: sparse.csr_array | None = None
-    ) -> np.ndarray:
+    def fit(self, column: Column, in_fit: Mapping[str, np.ndarray], clicks: Clicks | None = None) -> np.ndarray:
         """Return the column (n_items + 1, ...), fitting its reducers on the items that ``in_fit[pca_fit_on]`` marks.
 
-        ``clicks`` (users, n_items + 1) is needed by columns of click vectors.
+        ``clicks`` is needed by columns of click vectors.
         """
+        if column.clicks is not None and column.pca is None:
+            assert clicks is not None
+            vectors, self.click_reports[column.name] = own_clicks(column.clicks, float(column.pca_whiten), clicks)
+            return vectors
         if column.pca is None:
             return self._read(column)
         blocks = []
@@ -80,10 +81,10 @@ class ColumnBuilder:
         vectors = np.concatenate(blocks, axis=1)
         if column.clicks is not None:
             assert clicks is not None
-            click_vectors = ClickVectors(column.clicks, float(column.pca_whiten))
-            vectors = click_vectors.fit(vectors, clicks)
-            self.click_reports[column.name] = click_vectors.report_
-            for name, values in click_vectors.to_arrays().items():
+            expected_clicks = ExpectedClicks(column.clicks, float(column.pca_whiten))
+            vectors = expected_clicks.fit(vectors, clicks.matrix)
+            self.click_reports[column.name] = expected_clicks.report_
+            for name, values in expected_clicks.to_arrays().items():
                 self.states[f"{column.name}/clicks/{name}"] = values
         if column.width is not None and vectors.shape[1] != column.width:
             raise ConfigError(
@@ -96,6 +97,8 @@ class ColumnBuilder:
         self, column: Column, states: Mapping[str, np.ndarray], reports: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
         """Return the column (n_items + 1, ...) by reducers that :meth:`fit` fitted on other items."""
+        if column.clicks is not None and column.pca is None:  # nobody has clicked these items yet
+            return np.zeros((len(self.item_ids) + 1, own_clicks_width(column.clicks)), np.float32)
         if column.pca is None:
             return self._read(column)
         blocks = []
@@ -107,7 +110,7 @@ class ColumnBuilder:
         if column.clicks is None:
             return vectors
         # Nobody has clicked a new item yet: it stands where its content says, as a target and in a history.
-        return np.tile(ClickVectors.from_arrays(_below(states, f"{column.name}/clicks/")).transform(vectors), 2)
+        return np.tile(ExpectedClicks.from_arrays(_below(states, f"{column.name}/clicks/")).transform(vectors), 2)
 
     def _read(self, column: Column) -> np.ndarray:
         if column.name == self.sources.key_col:

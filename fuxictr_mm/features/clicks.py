@@ -1,11 +1,15 @@
 """Click vectors: where an item stands by who clicks it, and where its content says that it should stand.
 
+Whoever compares such vectors in training must not see the click that a training row asks for, and the histories of a
+user's later rows hold it. Each form keeps it out: :class:`ExpectedClicks` leaves the target's clicks out,
+:func:`own_clicks` those of the row's user.
+
 Apart from the PCAs because these are fitted on the histories of the training split, not on files of items.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,19 +24,27 @@ from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.schema import DatasetSchema
 
-__all__ = ["ClickVectors", "read_clicks"]
+__all__ = ["Clicks", "ExpectedClicks", "own_clicks", "own_clicks_width", "read_clicks"]
 
 GAMMA = 1.0  # of the kernel exp(-gamma |a - b|^2) between contents of norm 1, whose squared distances are 0 to 4
 # Above this many clicked items, so many of them stand for all (Williams and Seeger 2001): solving is cubic in them.
 LANDMARKS = 2048
+FOLDS = 5  # of users; training compares a user's rows by the clicks of the other four fifths
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 MERGE_AT = 1 << 24  # pairs of user and item that are held before repeated ones are dropped: 128 MiB
 
 
+class Clicks(NamedTuple):
+    """Who has clicked what: user ids (users,) as the file has them, and (users, n_items + 1), 1.0 for a click."""
+
+    users: np.ndarray
+    matrix: sparse.csr_array
+
+
 def read_clicks(
     path: Path, schema: DatasetSchema, index_of: Callable[[np.ndarray], np.ndarray], n_items: int
-) -> sparse.csr_array:
-    """Read who has clicked what from the histories of a split: (users, n_items + 1), 1.0 where a user has clicked.
+) -> Clicks:
+    """Read who has clicked what from the histories of a split.
 
     Only histories count, never labels: the click that a row asks for is not looked at.
 
@@ -71,15 +83,72 @@ def read_clicks(
             row += len(batch)
             bar.update(len(batch))
     user, item = np.divmod(np.unique(np.concatenate(pairs)), n_items + 1)
-    return sparse.csr_array((np.ones(len(item), np.float32), (user, item)), (len(users.dictionary), n_items + 1))
+    shape = len(users.dictionary), n_items + 1
+    matrix = sparse.csr_array((np.ones(len(item), np.float32), (user, item)), shape)
+    return Clicks(users.dictionary.to_numpy(zero_copy_only=False), matrix)
 
 
-class ClickVectors:
-    """Two vectors per item in one space: of its clicks, and of the clicks that its content lets expect.
+def own_clicks_width(width: int) -> int:
+    """Width of a column of :func:`own_clicks`: one block of all users' clicks, and one without each fold."""
+    return (1 + FOLDS) * width
 
-    The space is a truncated SVD of users times clicked items, each item's column scaled to norm 1 (so that popularity
-    is no direction of its own), each component weighed by a power of its singular value (Levy, Goldberg and Dagan
-    2015, section 3.3). Content is mapped into it by kernel ridge regression, the mapping of attributes to factors of
+
+def own_clicks(width: int, whiten: float, clicks: Clicks) -> tuple[np.ndarray, dict[str, Any]]:
+    """Where each item stands by its own clicks: by those of all users, then by those of all but one fold of them.
+
+    A row of user u is to be compared in training by block ``1 + u mod FOLDS``, which that user's clicks are no part
+    of, and by block 0 where nothing is learned. The blocks are spaces of their own: compare within one.
+
+    Returns:
+        (n_items + 1, (1 + FOLDS) * width) float32, each block of norm 1, or 0 where nobody has clicked; and a report.
+
+    Raises:
+        ConfigError: user ids are no integers, or there are fewer users or clicked items than components.
+    """
+    if not np.issubdtype(clicks.users.dtype, np.integer):
+        raise ConfigError(
+            "clicks without 'pca' are told apart by users' folds, which needs a 'group_id' of integers; found "
+            f"{clicks.users.dtype}. Number the users, or compare expected clicks alone (clicks with pca)."
+        )
+    fold = np.mod(clicks.users, FOLDS)
+    kept = [np.ones(len(fold), bool), *(fold != f for f in range(FOLDS))]
+    blocks = [_click_space(width, whiten, clicks.matrix[np.flatnonzero(k)])[0] for k in tqdm(kept, desc="click folds")]
+    counts = clicks.matrix.sum(axis=0)
+    report = {"form": "own", "folds": FOLDS, "users": len(fold), "clicked_items": int((counts > 0).sum())}
+    report["width"] = width
+    return np.concatenate(blocks, axis=1).astype(np.float32), report
+
+
+def _click_space(width: int, whiten: float, matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Truncated SVD of users times clicked items, each item's column scaled to norm 1.
+
+    Scaled, so that popularity is no direction of its own; components are weighed by a power of their singular values
+    (Levy, Goldberg and Dagan 2015, section 3.3).
+
+    Returns:
+        (n_items + 1, width) rows of norm 1, or 0 where nobody has clicked; and the indices of the clicked items.
+
+    Raises:
+        ConfigError: fewer users or clicked items than components.
+    """
+    counts = np.asarray(matrix.sum(axis=0)).ravel()
+    clicked = np.flatnonzero(counts)
+    if min(matrix.shape[0], len(clicked)) <= width:
+        raise ConfigError(
+            f"clicks: {width} needs more users and more clicked items than that; the training split's histories have "
+            f"{matrix.shape[0]:,} users (of the folds that are compared) and {len(clicked):,} items."
+        )
+    scaled = matrix[:, clicked] @ sparse.diags_array(counts[clicked] ** -0.5)
+    _, sizes, components = randomized_svd(scaled, width, random_state=0)
+    vectors = np.zeros((matrix.shape[1], width))
+    vectors[clicked] = normalize(components.T * sizes ** (1 - whiten))
+    return vectors, clicked
+
+
+class ExpectedClicks:
+    """Two vectors per item in one space: of the clicks that its content lets expect, and of its clicks.
+
+    Content is mapped into the space of clicks by kernel ridge regression, the mapping of attributes to factors of
     Gantner et al. 2010 ("Learning Attribute-to-Feature Mappings for Cold-Start Recommendations").
 
     What is expected of an item comes from the clicks of *other* items, in closed form (leave one out): a target is
@@ -113,29 +182,21 @@ class ClickVectors:
 
         Args:
             content: (n_items + 1, C), rows of zeros where there is none.
-            clicks: (users, n_items + 1), see :func:`read_clicks`.
+            clicks: (users, n_items + 1), ``matrix`` of :func:`read_clicks`.
 
         Raises:
             ConfigError: fewer users or clicked items than components.
         """
         content = normalize(content.astype(np.float64))
-        counts = np.asarray(clicks.sum(axis=0)).ravel()
-        clicked = np.flatnonzero(counts)
-        if min(clicks.shape[0], len(clicked)) <= self.width:
-            raise ConfigError(
-                f"clicks: {self.width} needs more users and more clicked items than that; the training split's "
-                f"histories have {clicks.shape[0]:,} users and {len(clicked):,} items."
-            )
-        scaled = clicks[:, clicked] @ sparse.diags_array(counts[clicked] ** -0.5)
-        _, sizes, components = randomized_svd(scaled, self.width, random_state=0)
-        own = np.zeros((len(content), self.width))
-        own[clicked] = normalize(components.T * sizes ** (1 - self.whiten))
+        own, clicked = _click_space(self.width, self.whiten, clicks)
         learn = clicked[content[clicked].any(axis=1)]
         left_out, explained, ridge = self._regress(content[learn], own[learn])
         expected = self.transform(content).astype(np.float64)
         expected[learn] = normalize(left_out)
-        own[counts == 0] = expected[counts == 0]
+        nobody = ~own.any(axis=1)
+        own[nobody] = expected[nobody]
         self.report_ = {
+            "form": "expected",
             "users": clicks.shape[0],
             "clicked_items": len(clicked),
             "width": self.width,
@@ -181,7 +242,7 @@ class ClickVectors:
         return {"landmarks": self.landmarks_, "weights": self.weights_}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "ClickVectors":
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "ExpectedClicks":
         """Return what maps content as the one that :meth:`to_arrays` was taken from."""
         vectors = cls(arrays["weights"].shape[1], 0.0)
         vectors.landmarks_, vectors.weights_ = arrays["landmarks"], arrays["weights"]

@@ -83,6 +83,8 @@ class Sources:
         """Name -> path of every file that ``columns`` and the item ids are read from."""
         used = {self._item_file()}
         for column in columns:
+            if column.clicks is not None and column.pca is None:
+                continue  # of the training split alone
             if column.pca is None:
                 used |= {self.file_of(column.name)} if column.name != self.key_col else set()
             else:
@@ -123,8 +125,8 @@ def read_column(sources: Sources, column: Column, item_ids: np.ndarray) -> np.nd
     """
     if column.type == "meta":
         raise ConfigError(
-            f"column {column.name!r}: a 'source: item' column of 'type: meta' holds vectors and needs 'pca'; add it, "
-            "e.g. pca: {txt_emb_BERT: null}, or leave 'source' out."
+            f"column {column.name!r}: a 'source: item' column of 'type: meta' holds vectors and needs 'pca' or "
+            "'clicks'; add one, e.g. pca: {txt_emb_BERT: null}, or leave 'source' out."
         )
     path = sources.file_of(column.name)
     if column.type == "embedding":

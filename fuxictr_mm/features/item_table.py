@@ -208,12 +208,13 @@ def read_item_info(path: _PathLike, schema: DatasetSchema) -> ItemTable:
 
     Args:
         path: one row per item in any order; the padding item's row (id 0), if there, is dropped.
-        schema: names the item columns; a ``pca`` of theirs is not looked at.
+        schema: names the item columns; a ``pca`` of theirs is not looked at, and columns that are compared only, which
+            need one, are left out.
 
     Raises:
         DataError: the file breaks the contract.
     """
-    columns = [replace(column, pca=None) for column in schema.item_columns]
+    columns = [replace(column, pca=None) for column in schema.item_columns if column.type != "meta"]
     return _build(columns, schema.item_col, Sources.from_paths(schema.item_col, path, None, None), Path(), None)
 
 

@@ -96,8 +96,10 @@ class MultimodalFeatureProcessor(FeatureProcessor):
                 if values.ndim == 2 and spec["type"] in ("embedding", "meta"):
                     spec["source"] = "item"  # the host drops it from meta columns
                     spec["pretrain_dim"] = values.shape[1]  # not every host carries it over from the column
-                    spec["is_click_vector"] = name in table.info.get("clicks", {})
-                    blocks = [] if spec["is_click_vector"] else table.info["pca"].get(name)
+                    clicks = table.info.get("clicks", {}).get(name)
+                    if clicks is not None:
+                        spec["click_vectors"], spec["click_folds"] = clicks["form"], clicks.get("folds", 0)
+                    blocks = [] if clicks is not None else table.info["pca"].get(name)
                     blocks = blocks or [{"modality": name, "width": values.shape[1]}]
                     spec["modalities"] = [[block["modality"], block["width"]] for block in blocks]
         with atomic_write(self.json_file) as temporary:

@@ -33,6 +33,8 @@ class MultimodalRankModel(ResumableModel):
     Args:
         feature_map: the host's ``FeatureMap``.
         embedding_dim: width of an embedding whose column does not set its own.
+        embedding_std: standard deviation of id embeddings before training; FuxiCTR's 1e-4 by default. Products of two
+            embeddings of that size have next to no gradient, so models that multiply them start slowly.
         alignment: how an ``embedding`` column becomes a field, unless the column sets ``feature_encoder``: ``"linear"``
             (the host's ``nn.Linear`` without bias), ``"none"`` (as stored), ``"mlp"`` or ``"gated"``.
         similarity: item columns of vectors whose cosines between target and history are a part of the context, per
@@ -56,6 +58,7 @@ class MultimodalRankModel(ResumableModel):
         model_id: str = "MultimodalRankModel",
         gpu: int = -1,
         embedding_dim: int = 64,
+        embedding_std: float = 1e-4,
         alignment: str = "linear",
         similarity: Sequence[str] = (),
         similarity_top_k: int = 3,
@@ -75,7 +78,9 @@ class MultimodalRankModel(ResumableModel):
             net_regularizer=net_regularizer,
             **kwargs,
         )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.embedding_layer = FeatureEmbedding(
+            feature_map, embedding_dim, embedding_initializer=f"partial(nn.init.normal_, std={embedding_std!r})"
+        )
         self.item_field_dims: dict[str, int] = {}
         self.context_field_dims: dict[str, int] = {}
         for name, spec in feature_map.features.items():
@@ -135,7 +140,7 @@ class MultimodalRankModel(ResumableModel):
         if batch.is_real_BL.shape[1] == 0:  # no row of the batch has a history: one position of padding stands in
             is_real_B1 = batch.is_real_BL.new_zeros(len(batch.is_real_BL), 1)
             batch = MultimodalBatch(batch.context, batch.items, batch.item_index[:, [-1, -1]], is_real_B1)
-        compared = None if self.similarity is None else self.vectors.compare(batch)
+        compared = None if self.similarity is None else self.vectors.compare(batch, self.training)
         with self.autocast():
             context_BC = self.embed_context(batch)
             target_BD, history_BLD, is_real_BL = self.embed_items(batch)

@@ -28,6 +28,9 @@ class DIN_SE_MHTA(MultimodalRankModel):
         num_heads, attention_dim, attention_dropout: heads, their total width (default: the width of an item, rounded
             up to a multiple of ``num_heads``), and dropout of the attention.
         attention_hidden_units, attention_hidden_activations, din_use_softmax: of ``attention: din``.
+        interest_product: the products of target and attended history, element by element, are fields as well: what a
+            matrix factorisation scores by, which an MLP learns slowly from the two side by side (Rendle et al. 2020,
+            "Neural Collaborative Filtering vs. Matrix Factorization Revisited").
         use_se: weigh the fields.
         se_reduction_ratio, se_activation: see :class:`~fuxictr_mm.layers.FieldExcitation`.
         kwargs: see :class:`~fuxictr_mm.models.base.MultimodalRankModel`.
@@ -46,6 +49,7 @@ class DIN_SE_MHTA(MultimodalRankModel):
         attention_hidden_units: Sequence[int] = (64,),
         attention_hidden_activations: str = "Dice",
         din_use_softmax: bool = False,
+        interest_product: bool = False,
         use_se: bool = True,
         se_reduction_ratio: float = 3,
         se_activation: str = "Sigmoid",
@@ -75,7 +79,8 @@ class DIN_SE_MHTA(MultimodalRankModel):
                 dropout_rate=attention_dropout,
                 use_softmax=din_use_softmax,
             )
-        field_dims = 2 * tuple(self.item_field_dims.values())
+        self.interest_product = interest_product
+        field_dims = (3 if interest_product else 2) * tuple(self.item_field_dims.values())
         self.field_excitation = FieldExcitation(field_dims, se_reduction_ratio, se_activation) if use_se else None
         self.dnn = MLP_Block(
             input_dim=self.context_dim + sum(field_dims),
@@ -99,7 +104,10 @@ class DIN_SE_MHTA(MultimodalRankModel):
         # -1e9 as the host fills in where its mask is 0: an empty history gives equal shares of zeros, and no NaN.
         mask_BL = is_real_BL if bias_BL is None else bias_BL.masked_fill(~is_real_BL, -1e9)
         interest_BD = self.attention_layer(target_BD, history_BLD, mask_BL)
-        fields = torch.cat([target_BD, interest_BD], dim=-1)
+        parts = [target_BD, interest_BD]
+        if self.interest_product:
+            parts.append(target_BD * interest_BD)
+        fields = torch.cat(parts, dim=-1)
         if self.field_excitation is not None:
             fields = self.field_excitation(fields)
         return self.head(self.dnn, torch.cat([context_BC, fields], dim=-1))

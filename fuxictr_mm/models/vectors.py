@@ -18,7 +18,7 @@ __all__ = ["ComparedVectors", "ItemVectors"]
 class ComparedVectors(NamedTuple):
     """One modality of U items, as targets and as items of a history: (U, W) rows of norm 1, and (U,) bool.
 
-    Both views are the same but for click vectors. False where an item has no vector.
+    Both views are the same but for expected clicks. False where an item has no vector.
     """
 
     target_UW: torch.Tensor
@@ -37,7 +37,7 @@ class ItemVectors:
 
     Attributes:
         blocks: column -> its modalities and their widths, in the order in which they stand side by side. Click vectors
-            are one block: the vectors of targets, then those of histories.
+            are one block: expected ones hold the vectors of targets, then those of histories, own ones the folds.
         compared: as given.
         count: number M of blocks that are compared.
 
@@ -57,7 +57,10 @@ class ItemVectors:
                 f"{sorted(self.blocks)}."
             )
         self.compared = list(compared or ())
-        self._clicks = {name for name in self.blocks if feature_map.features[name].get("is_click_vector")}
+        self._clicks = {name: feature_map.features[name].get("click_vectors") for name in self.blocks}
+        folds = {feature_map.features[name].get("click_folds", 0) for name in self.compared}
+        self._folds = max(folds, default=0)  # of users; own clicks of every column have the same
+        self._group_id = feature_map.group_id
         self.item_col = item_col
         self.count = sum(len(self.blocks[name]) for name in self.compared)
 
@@ -75,13 +78,17 @@ class ItemVectors:
             items[name] = torch.cat([part * is_kept[modality] for part, (modality, _) in zip(parts, blocks)], dim=-1)
         return MultimodalBatch(batch.context, items, batch.item_index, batch.is_real_BL)
 
-    def units(self, items: Mapping[str, torch.Tensor]) -> list[ComparedVectors]:
-        """The vectors of ``items``, for each block that is compared."""
+    def units(self, items: Mapping[str, torch.Tensor], fold: int | None = None) -> list[ComparedVectors]:
+        """The vectors of ``items``, for each block that is compared; own clicks without those of users in ``fold``."""
         blocks: list[ComparedVectors] = []
         for name in self.compared:
             if name not in items:
                 raise ConfigError(f"the batch has no item column {name!r}, which is compared; found {sorted(items)}.")
-            if name in self._clicks:
+            if self._clicks[name] == "own":
+                unit = unit_rows(items[name].float().chunk(1 + self._folds, dim=-1)[0 if fold is None else 1 + fold])
+                blocks.append(ComparedVectors(*unit, *unit))
+                continue
+            if self._clicks[name] == "expected":
                 target, history = items[name].float().chunk(2, dim=-1)
                 blocks.append(ComparedVectors(*unit_rows(target), *unit_rows(history)))
                 continue
@@ -90,13 +97,36 @@ class ItemVectors:
                 blocks.append(ComparedVectors(*unit, *unit))
         return blocks
 
-    def compare(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def compare(self, batch: MultimodalBatch, training: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare each target with its history, but not with itself: a log that holds the click would give it away.
+
+        In ``training``, own clicks are those of the other users' folds, for the same reason.
 
         Returns:
             (B, L, M) cosines, and (B, L, M) bool: False at padding, where the history item is the target, and where
             either vector is missing.
+
+        Raises:
+            ConfigError: in training, the batch does not say whose row is whose.
         """
+        if not (training and self._folds):
+            return self._compare(batch, None)
+        if self._group_id is None or self._group_id not in batch.context:
+            raise ConfigError(
+                f"similarity of own clicks: training needs the user of each row, group_id={self._group_id!r}, and the "
+                f"batch has {sorted(batch.context)}; name the users' column in the dataset's 'group_id'."
+            )
+        fold_B = batch.context[self._group_id].to(batch.item_index.device).remainder(self._folds)
+        cosine_BLM = batch.item_index.new_zeros(*batch.is_real_BL.shape, self.count, dtype=torch.float32)
+        is_known_BLM = torch.zeros_like(cosine_BLM, dtype=torch.bool)
+        for fold in range(self._folds):
+            rows = (fold_B == fold).nonzero().squeeze(1)
+            if len(rows):
+                part = MultimodalBatch(batch.context, batch.items, batch.item_index[rows], batch.is_real_BL[rows])
+                cosine_BLM[rows], is_known_BLM[rows] = self._compare(part, fold)
+        return cosine_BLM, is_known_BLM
+
+    def _compare(self, batch: MultimodalBatch, fold: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         index = batch.item_index
         is_other_BL = batch.is_real_BL & (index[:, :-1] != index[:, -1:])
         if self.item_col in batch.items:  # the challenge's batch has a row of items for every position
@@ -104,7 +134,7 @@ class ItemVectors:
             # 0: items that training did not know have no id of their own.
             is_other_BL = is_other_BL & ((ids[:, :-1] != ids[:, -1:]) | (ids[:, -1:] == 0))
         found, known = [], []
-        for vectors in self.units(batch.items):
+        for vectors in self.units(batch.items, fold):
             found.append(cosines(vectors.target_UW, vectors.history_UW, index))
             is_known_target_B1 = vectors.is_known_target_U[index[:, -1:]]
             known.append(is_other_BL & vectors.is_known_history_U[index[:, :-1]] & is_known_target_B1)

@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features import clicks
-from fuxictr_mm.features.clicks import ClickVectors, read_clicks
+from fuxictr_mm.features.clicks import Clicks, ExpectedClicks, own_clicks, own_clicks_width, read_clicks
 from fuxictr_mm.features.item_table import ItemTable, build_item_table
 from fuxictr_mm.schema import DatasetSchema
 
@@ -74,7 +74,7 @@ def agreement(vectors: np.ndarray) -> float:
 
 
 def test_both_halves() -> None:
-    fitted = ClickVectors(3, 0.5)
+    fitted = ExpectedClicks(3, 0.5)
     vectors = fitted.fit(content_of(), clicks_of())
     assert vectors.shape == (N + 1, 6) and vectors.dtype == np.float32
     norms = np.linalg.norm(vectors.reshape(N + 1, 2, 3), axis=2)
@@ -92,7 +92,7 @@ def test_both_halves() -> None:
 def test_content_that_says_nothing_of_clicks() -> None:
     content = np.random.default_rng(4).normal(size=(N + 1, 5))
     content[0] = 0
-    fitted = ClickVectors(3, 0.5)
+    fitted = ExpectedClicks(3, 0.5)
     vectors = fitted.fit(content, clicks_of())
     assert fitted.report_["r2_left_out"] < 0.1
     assert agreement(vectors) < 0.6
@@ -104,7 +104,7 @@ def test_leaving_out_is_fitting_without(landmarks: int, monkeypatch: pytest.Monk
     rng = np.random.default_rng(3)
     content, own = content_of()[1:12], rng.normal(size=(11, 3))
     content /= np.linalg.norm(content, axis=1, keepdims=True)
-    left_out, explained, ridge = ClickVectors(3, 0.5)._regress(content, own)
+    left_out, explained, ridge = ExpectedClicks(3, 0.5)._regress(content, own)
     features = Nystroem(gamma=clicks.GAMMA, n_components=min(11, landmarks), random_state=0).fit_transform(content)
     errors = {}
     for alpha in clicks.RIDGES:
@@ -127,9 +127,9 @@ def test_what_is_expected_of_an_item_does_not_know_its_clicks() -> None:
     content, own = content_of()[1:], np.random.default_rng(3).normal(size=(N, 3))
     content = content[content.any(axis=1)]
     own = own[: len(content)]
-    before = ClickVectors(3, 0.5)._regress(content, own)[0]
+    before = ExpectedClicks(3, 0.5)._regress(content, own)[0]
     own[5] *= 1.001  # little enough for the same ridge
-    after = ClickVectors(3, 0.5)._regress(content, own)[0]
+    after = ExpectedClicks(3, 0.5)._regress(content, own)[0]
     np.testing.assert_allclose(after[5], before[5], rtol=1e-9)
     assert np.abs(after - before).max() > 1e-6
 
@@ -141,19 +141,21 @@ def test_read_clicks_against_a_loop(users: Any, tmp_path: Path) -> None:
     shuffled = table.take(np.random.default_rng(0).permutation(np.tile(np.arange(USERS), 2)))  # every row twice
     pq.write_table(shuffled, files["train_data"])
     found = read_clicks(Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N - 1), {}).index_of, N - 2)
-    assert found.shape == (USERS, N - 1) and found.max() == 1
+    matrix = found.matrix.toarray()
+    assert matrix.shape == (USERS, N - 1) and matrix.max() == 1
     rows = shuffled.column("user_id").combine_chunks().dictionary_encode().dictionary.to_pylist()
     expected = clicks_of().toarray()[:, : N - 1]  # the last two items are in no table
     order = [row if users is None else int(row[1:]) for row in rows]
-    np.testing.assert_array_equal(found.toarray(), expected[order])
+    np.testing.assert_array_equal(matrix, expected[order])
+    assert found.users.tolist() == rows
 
 
 def test_pairs_are_merged_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_files(tmp_path)
     arguments = Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N + 1), {}).index_of, N
-    before = read_clicks(*arguments)
+    before = read_clicks(*arguments).matrix
     monkeypatch.setattr(clicks, "MERGE_AT", 10)
-    np.testing.assert_array_equal(read_clicks(*arguments).toarray(), before.toarray())
+    np.testing.assert_array_equal(read_clicks(*arguments).matrix.toarray(), before.toarray())
 
 
 def test_through_the_item_table(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="clicks, need 'train_data'"):
         build_item_table(schema_of(), tmp_path, item_info=files["item_info"])
     wide = [*COLUMNS[:2], {**COLUMNS[2], "clicks": N - 1}]
-    with pytest.raises(ConfigError, match=r"clicks: 39 needs more users .* have 300 users and 39 items"):
+    with pytest.raises(ConfigError, match=r"clicks: 39 needs more users .* have 300 users .* and 39 items"):
         build_item_table(schema_of(feature_cols=wide), tmp_path, **files)
     rows = pq.read_table(train)
     nulls = pa.array([None, *range(1, USERS)])
@@ -208,8 +210,8 @@ def test_refusals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "embedding"}, "'clicks' needs 'type: meta'"),
-        ({"pca": None}, "'clicks' needs .* 'pca'"),
+        ({"type": "embedding"}, r"'clicks' needs .* 'type: meta'"),
+        ({"source": ""}, "'pca' needs 'source: item'"),
         ({"clicks": 0}, "clicks=0 must be the width"),
         ({"clicks": True}, "clicks=True must be the width"),
         ({"clicks": 0.5}, "clicks=0.5 must be the width"),
@@ -218,3 +220,42 @@ def test_refusals(tmp_path: Path) -> None:
 def test_refused_columns(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         schema_of(feature_cols=[*COLUMNS[:2], {**COLUMNS[2], **change}])
+
+
+OWN = {"name": "peers", "type": "meta", "source": "item", "pca_whiten": True, "clicks": 3}
+
+
+def test_own_clicks_leave_a_fold_of_users_out(tmp_path: Path) -> None:
+    matrix, users = clicks_of(), np.arange(USERS) * 7 - 50
+    column, report = own_clicks(3, 1.0, Clicks(users, matrix))
+    assert column.shape == (N + 1, own_clicks_width(3)) and column.dtype == np.float32
+    assert report["users"] == USERS and report["folds"] == clicks.FOLDS and report["clicked_items"] == N - 1
+    blocks = column.reshape(N + 1, 1 + clicks.FOLDS, 3).transpose(1, 0, 2)
+    norms = np.linalg.norm(blocks, axis=2)
+    np.testing.assert_allclose(np.delete(norms, [0, COLD], axis=1), 1, atol=1e-6)
+    assert not norms[:, [0, COLD]].any()
+    # Other clicks of one user change every block but that of the user's fold.
+    other = matrix.toarray()
+    other[4] = 1 - other[4]
+    other[4, [0, COLD]] = 0
+    changed = own_clicks(3, 1.0, Clicks(users, sparse.csr_array(other)))[0]
+    after = changed.reshape(N + 1, 1 + clicks.FOLDS, 3).transpose(1, 0, 2)
+    cosines = [np.abs(a @ a.T - b @ b.T).max() for a, b in zip(after, blocks)]
+    assert [value < 1e-5 for value in cosines] == [f == 1 + users[4] % clicks.FOLDS for f in range(1 + clicks.FOLDS)]
+
+
+def test_own_clicks_through_the_item_table(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    table = build_item_table(schema_of(feature_cols=[*COLUMNS, OWN]), tmp_path, **files)
+    found = read_clicks(Path(files["train_data"]), schema_of(), table.index_of, N)
+    np.testing.assert_array_equal(table.columns["peers"], own_clicks(3, 1.0, found)[0])
+    later = {"item_id": [N + 1], "text": [content_of()[COLD].astype(np.float32).tolist()]}
+    pq.write_table(pa.table(later), tmp_path / "later.parquet")
+    grown = table.with_items(item_info=tmp_path / "later.parquet")
+    assert grown.columns["peers"].shape == (N + 2, own_clicks_width(3)) and not grown.columns["peers"][-1].any()
+
+
+def test_own_clicks_need_numbered_users(tmp_path: Path) -> None:
+    files = write_files(tmp_path, [f"u{i}" for i in range(USERS)])
+    with pytest.raises(ConfigError, match=r"'group_id' of integers; found object\. Number the users"):
+        build_item_table(schema_of(feature_cols=[*COLUMNS, OWN]), tmp_path, **files)

@@ -42,6 +42,7 @@ VARIANTS: dict[str, tuple[type[MultimodalRankModel], dict[str, Any]]] = {
     "din": (DIN_SE_MHTA, DIN),
     "din-one-head": (DIN_SE_MHTA, {**DIN, "num_heads": 1}),
     "din-no-se": (DIN_SE_MHTA, {**DIN, "use_se": False}),
+    "din-product": (DIN_SE_MHTA, {**DIN, "interest_product": True}),
     "din-attention": (DIN_SE_MHTA, {**DIN, "attention": "din"}),
     "din-softmax": (DIN_SE_MHTA, {**DIN, "attention": "din", "din_use_softmax": True}),
     "din-mlp": (DIN_SE_MHTA, {**DIN, "alignment": "mlp"}),
@@ -215,6 +216,26 @@ def test_fields_follow_the_feature_map(vectors: bool, tmp_path: Path) -> None:
         model = build(variant, tmp_path, feature_map=feature_map)
         assert model.item_dim == 4 + 4 + (5 + 3 if vectors else 0)
         assert scores(model, tiny_challenge_batch(feature_map)).shape == (4, 1)
+
+
+def test_the_product_of_target_and_interest_is_a_field(tmp_path: Path) -> None:
+    model = build("din-product", tmp_path, use_se=False)
+    seen = []
+    model.dnn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    scores(model, tiny_challenge_batch(model.feature_map))
+    target_BD, interest_BD, product_BD = seen[0][:, model.context_dim :].chunk(3, dim=-1)
+    assert target_BD.shape[1] == model.item_dim and product_BD.abs().max() > 1e-3
+    torch.testing.assert_close(product_BD, target_BD * interest_BD)
+
+
+@pytest.mark.parametrize("std", [1e-4, 0.05])
+def test_spread_of_embeddings_before_training(std: float, tmp_path: Path) -> None:
+    feature_map = tiny_feature_map(tmp_path)
+    feature_map.features["item_id"]["vocab_size"] = 400
+    model = DIN_SE_MHTA(feature_map, model_root=str(tmp_path), embedding_std=std, **MODEL_KWARGS)
+    weight = model.embedding_layer.embedding_layer.embedding_layers["item_id"].weight.detach()
+    assert not weight[0].any()
+    assert float(weight[1:].std()) == pytest.approx(std, rel=0.2)
 
 
 def test_accumulated_gradients_equal_one_large_batch(tmp_path: Path) -> None:

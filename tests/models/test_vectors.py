@@ -56,7 +56,7 @@ def test_a_compared_column_changes_the_score_and_is_no_field(variant: str, tmp_p
 
 def test_click_vectors_differ_between_target_and_history(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
-    columns.features["raw"] |= {"modalities": [["raw", 8]], "pretrain_dim": 8, "is_click_vector": True}
+    columns.features["raw"] |= {"modalities": [["raw", 8]], "pretrain_dim": 8, "click_vectors": "expected"}
     table = item_table(columns)
     table["raw"] = table["raw"][:, :8].clone()
     table["raw"][5, :4] = 0  # known in a history only
@@ -74,6 +74,45 @@ def test_click_vectors_differ_between_target_and_history(tmp_path: Path) -> None
             if is_known:
                 expected = float(units[target, 0] @ units[other, 1])
                 assert cosine_BL1[row, position, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_own_clicks_are_compared_without_those_of_the_rows_user(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    columns.features["raw"] |= {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
+    table = item_table(columns)
+    batch = batch_of(columns, table)
+    batch.context["user_id"] = torch.tensor([3, 4, -2, 8])
+    vectors = ItemVectors(columns, ["raw"], "item_id")
+    units = torch.nn.functional.normalize(table["raw"].view(-1, 3, 3), dim=-1)
+    ids = batch.items["item_id"][batch.item_index]
+    for training, blocks in ((False, (0, 0, 0, 0)), (True, (2, 1, 1, 1))):
+        cosine_BL1, is_known_BL1 = vectors.compare(batch, training)
+        for row, block in enumerate(blocks):
+            expected = units[ids[row, :-1], block] @ units[ids[row, -1], block]
+            is_known = batch.is_real_BL[row] & (ids[row, :-1] != ids[row, -1])
+            assert is_known_BL1[row, :, 0].tolist() == is_known.tolist()
+            torch.testing.assert_close(cosine_BL1[row, :, 0][is_known], expected[is_known])
+    del batch.context["user_id"]
+    vectors.compare(batch)
+    with pytest.raises(ConfigError, match=r"training needs the user of each row, group_id='user_id'"):
+        vectors.compare(batch, True)
+
+
+def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    columns.features["raw"] |= {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
+    model = build("din", tmp_path, feature_map=columns, similarity=["raw"], net_dropout=0.0)
+    table = item_table(columns)
+    other = {**table, "raw": torch.cat([table["raw"][:, :3].exp(), table["raw"][:, 3:]], dim=1)}
+    before, after = (batch_of(columns, t) for t in (table, other))
+    for batch in (before, after):
+        batch.context["user_id"] = torch.arange(4)
+    assert not torch.equal(scores(model, before), scores(model, after))
+    model.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = scores(model, before)
+    model.load_state_dict(state)
+    torch.testing.assert_close(scores(model, after), trained)
 
 
 @BOTH
