@@ -89,6 +89,17 @@ def test_both_halves() -> None:
     assert 0.5 < fitted.report_["r2_left_out"] < 1
 
 
+def test_what_is_expected_leaves_the_item_out() -> None:
+    fitted = ExpectedClicks(3, 0.5)
+    vectors = fitted.fit(content_of(), clicks_of())
+    content = content_of() / np.maximum(np.linalg.norm(content_of(), axis=1, keepdims=True), 1e-9)
+    learned = np.flatnonzero(content.any(axis=1) & (np.arange(N + 1) != COLD))
+    left_out = fitted._regress(content[learned], vectors[learned, 3:].astype(np.float64))[0]
+    left_out /= np.linalg.norm(left_out, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors[learned, :3], left_out, atol=1e-5)
+    assert np.abs(left_out - fitted.transform(content)[learned]).max() > 0.01
+
+
 def test_content_that_says_nothing_of_clicks() -> None:
     content = np.random.default_rng(4).normal(size=(N + 1, 5))
     content[0] = 0
@@ -242,6 +253,21 @@ def test_own_clicks_leave_a_fold_of_users_out(tmp_path: Path) -> None:
     after = changed.reshape(N + 1, 1 + clicks.FOLDS, 3).transpose(1, 0, 2)
     cosines = [np.abs(a @ a.T - b @ b.T).max() for a, b in zip(after, blocks)]
     assert [value < 1e-5 for value in cosines] == [f == 1 + users[4] % clicks.FOLDS for f in range(1 + clicks.FOLDS)]
+
+
+@pytest.mark.parametrize("whiten", [0.0, 0.25, 1.0])
+def test_the_space_of_clicks_against_numpy(whiten: float) -> None:
+    matrix = clicks_of().toarray().astype(np.float64)
+    matrix[:40, CLUSTER == 1] = 1  # one cluster is more popular
+    matrix[:, [0, COLD]] = 0
+    counts = matrix.sum(axis=0)
+    _, sizes, components = np.linalg.svd(matrix / np.sqrt(np.maximum(counts, 1)), full_matrices=False)
+    expected = components[:3].T * sizes[:3] ** (1 - whiten)
+    expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-9)
+    found = own_clicks(3, whiten, Clicks(np.arange(USERS), sparse.csr_array(matrix)))[0][:, :3]
+    np.testing.assert_allclose(
+        found @ found.T, np.where(np.outer(counts, counts) > 0, expected @ expected.T, 0), atol=1e-3
+    )
 
 
 def test_own_clicks_through_the_item_table(tmp_path: Path) -> None:
