@@ -1,0 +1,66 @@
+"""Write item files in which a share of the vectors is missing, for ``studies/missing_vectors.yaml``.
+
+``python hide_vectors.py --dataset LFM2k_cold`` writes ``data/hidden/LFM2k_cold_10.parquet`` (10 % of the items without a
+vector, each modality for itself), ``_30``, ``_50`` and ``_70``. An item that misses a modality at one share misses it
+at every larger one.
+"""
+
+import argparse
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fuxictr_mm.config import REPOSITORY, load_dataset, user_errors
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.schema import DatasetSchema
+
+SHARES = (0.1, 0.3, 0.5, 0.7)
+
+
+def hide(table: pa.Table, modalities: list[str], share: float, seed: int) -> pa.Table:
+    """Return the item table with the vectors of a ``share`` of the rows null, for each modality for itself."""
+    for name in modalities:
+        # One order per modality for all shares: what is missing at 10 % is missing at 30 %.
+        order = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(table))
+        is_hidden = np.zeros(len(table), bool)
+        is_hidden[order[: round(share * len(table))]] = True
+        at = table.schema.get_field_index(name)
+        vectors = table.column(at).combine_chunks()
+        # By position: a mask over the values would not fit every list type of every pyarrow.
+        index = pa.array(np.arange(len(table)), mask=is_hidden)
+        table = table.set_column(at, name, vectors.take(index))
+    return table
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: ``--dataset``, ``--shares``, ``--seed``, ``--out``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="dataset_id of dataset_config/")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="shares of items without a vector")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "hidden", help="folder to write")
+    args = parser.parse_args(argv)
+    with user_errors():
+        for share in args.shares:
+            if not 0 <= share < 1:
+                raise ConfigError(f"--shares {share}: a share of the items is at least 0 and less than 1.")
+        params = load_dataset(args.dataset)
+        path = params.get("item_feature") or params["item_info"]
+        columns = DatasetSchema.from_params(params).item_columns
+        entries = {entry for column in columns for entry in column.pca or ()}
+        modalities = sorted({name.strip() for entry in entries for name in entry.split("+")})
+        table = open_parquet(path, modalities).read()
+        args.out.mkdir(parents=True, exist_ok=True)
+        for share in args.shares:
+            file = args.out / f"{args.dataset}_{round(100 * share)}.parquet"
+            with atomic_write(file) as temporary:
+                pq.write_table(hide(table, modalities, share, args.seed), temporary)
+            print(f"{file}: {round(share * len(table)):,} of {len(table):,} items without {', '.join(modalities)}")
+
+
+if __name__ == "__main__":
+    main()
