@@ -1,8 +1,8 @@
 """Write item files in which a share of the vectors is missing, for ``studies/missing_vectors.yaml``.
 
-``python hide_vectors.py --dataset LFM2k_cold`` writes ``data/hidden/LFM2k_cold_10.parquet`` (10 % of the items without a
-vector, each modality for itself), ``_30``, ``_50`` and ``_70``. An item that misses a modality at one share misses it
-at every larger one.
+``python hide_vectors.py --dataset LFM2k_cold`` writes ``data/hidden/LFM2k_cold_10.parquet`` (10 % of the items without
+a vector, each modality for itself), ``_30``, ``_50`` and ``_70``. An item that misses a modality at one share misses
+it at every larger one.
 """
 
 import argparse

@@ -178,6 +178,9 @@ def test_through_the_item_table(tmp_path: Path) -> None:
     assert table.info["pca"]["heard"][0]["width"] == 5
     assert build_item_table(schema_of(), tmp_path, **files).path == table.path
     train = pq.read_table(files["train_data"])
+    pq.write_table(train.append_column("household", train["user_id"]), files["train_data"])
+    paths = {build_item_table(schema_of(group_id=g), tmp_path, **files).path for g in ("user_id", "household")}
+    assert len(paths) == 2, "whose clicks they are is a part of the specification"
     pq.write_table(train.slice(10), files["train_data"])
     other = build_item_table(schema_of(), tmp_path, **files)
     assert other.path != table.path, "the histories are a source of the table"

@@ -14,6 +14,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.clicks import FOLDS
 from fuxictr_mm.features.item_table import ItemTable
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 
@@ -77,6 +78,24 @@ def fit(params):
     splits = build_dataset(processor, **params)
     assert splits == (params["train_data"], params["valid_data"], params["test_data"])
     return processor
+
+
+def test_click_vectors_say_how_they_are_compared(params, tmp_path):
+    rng = np.random.default_rng(0)
+    histories = [(rng.choice(N, 8, replace=False) * 3 + 3).tolist() for _ in range(60)]
+    train = {"user_id": list(range(60)), "item_seq": histories, "item_id": [3] * 60, "label": [1] * 60}
+    pq.write_table(pa.table(train), tmp_path / "train.parquet")
+    expected = item("expected", "meta", pca={"txt": 4}, clicks=3) | {"dtype": "float"}
+    own = item("own", "meta", clicks=3) | {"dtype": "float"}
+    params |= {"feature_cols": [*COLUMNS, expected, own], "train_data": str(tmp_path / "train.parquet")}
+    features = load_feature_map(fit(params), params).features
+    found = {
+        name: [features[name].get(key) for key in ("click_vectors", "click_folds")] for name in ("expected", "own")
+    }
+    assert found == {"expected": ["expected", 0], "own": ["own", FOLDS]}
+    assert features["expected"]["modalities"] == [["expected", 6]] and features["expected"]["pretrain_dim"] == 6
+    assert features["own"]["modalities"] == [["own", (1 + FOLDS) * 3]]
+    assert "click_vectors" not in features["emb"]
 
 
 def load_feature_map(processor, params):
