@@ -54,7 +54,7 @@ class Trained:
 
     def batches(self, order: np.ndarray, batch_size: int) -> Iterator[RaggedBatch]:
         """The rows of these numbers, in this order."""
-        columns = item_columns(self.table, self.schema)
+        columns = item_columns(self.table, self.schema, self.model.vectors.compared)
         gatherer = BatchGatherer(columns, self.schema, trim=self.params.get("trim", True))
         return gatherer.batches(self.rows, order, batch_size)
 

@@ -28,6 +28,7 @@ from fuxictr_mm.data.rows import Rows, arrange_split
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.metrics import evaluate_metrics
+from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.schema import DatasetSchema
 
 __all__ = ["Prediction", "predict_file"]
@@ -120,7 +121,8 @@ def predict_file(
         )
     if new_items:
         table = table.with_items(**new_items)
-    gatherer = BatchGatherer(item_columns(table, schema), schema, trim=trim)
+    compared = model.vectors.compared if isinstance(model, MultimodalRankModel) else ()
+    gatherer = BatchGatherer(item_columns(table, schema, compared), schema, trim=trim)
     read = partial(
         iter_split,
         data_path,

@@ -65,7 +65,7 @@ class Ranker:
                 "again."
             )
         self._index_of = table.index_of
-        self._columns = item_columns(table, self._schema)
+        self._columns = item_columns(table, self._schema, model.vectors.compared)
 
     def score(
         self, history: Sequence[int] | np.ndarray, candidates: Sequence[int] | np.ndarray, context: Mapping[str, Any]

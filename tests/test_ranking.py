@@ -72,7 +72,8 @@ class Setup:
         lists = pa.array([*columns["item_seq"], *filler["item_seq"]], pa.list_(pa.int64()))
         table = pa.table({name: [*columns[name], *filler[name]] for name in columns if name != "item_seq"})
         pq.write_table(table.append_column("item_seq", lists), path)  # a split must have one history at least
-        loader = fuxictr_mm.MMCTRDataLoader(self.feature_map, path, split="test", max_len=MAX_LEN, batch_size=16)
+        options = {"max_len": MAX_LEN, "batch_size": 16, "similarity": model.vectors.compared}
+        loader = fuxictr_mm.MMCTRDataLoader(self.feature_map, path, split="test", **options)
         return model.predict(loader)[:n]
 
 

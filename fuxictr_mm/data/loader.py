@@ -1,7 +1,7 @@
 """Batches of ids, from rows in memory or on disk: a few operations per batch, no Python per row."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -50,6 +50,7 @@ class MMCTRDataLoader:
             :meth:`EpochOrder.of_rows <fuxictr_mm.data.order.EpochOrder.of_rows>`. Rows that are not shuffled keep
             their order.
         gpu: the host's number of the device that trains; -1 is the CPU.
+        similarity: of the model: the columns that it compares. Others that are only compared are not gathered.
         kwargs: further YAML keys; ``item_col`` and ``history_col`` name the columns, the rest is not for the loader.
 
     Attributes:
@@ -83,6 +84,7 @@ class MMCTRDataLoader:
         stream: bool = False,
         length_buckets: bool = False,
         gpu: int = -1,
+        similarity: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
         for key, value in (("stream", stream), ("length_buckets", length_buckets)):
@@ -103,7 +105,7 @@ class MMCTRDataLoader:
         self.schema = schema
         self.n_items = table.n_items
         self._device = get_device(gpu)
-        self._gatherer = BatchGatherer(item_columns(table, schema), schema, trim=trim)
+        self._gatherer = BatchGatherer(item_columns(table, schema, similarity), schema, trim=trim)
         self._rows: Rows | StreamedRows
         required = split != "test"
         if stream:
@@ -156,9 +158,13 @@ class MMCTRDataLoader:
         return self._rows.fingerprint
 
 
-def item_columns(table: ItemTable, schema: DatasetSchema) -> ItemColumns:
-    """The columns of a table that ``schema`` names, for batches; the same object while anybody uses that of a file."""
-    names = [column.name for column in schema.item_columns]
+def item_columns(table: ItemTable, schema: DatasetSchema, compared: Iterable[str] = ()) -> ItemColumns:
+    """The columns of a table that batches need; the same object while anybody uses that of a file.
+
+    Those are the columns of ``schema``, but of ``type: meta`` only those that are ``compared``.
+    """
+    compared = tuple(compared or ())
+    names = [column.name for column in schema.item_columns if column.type != "meta" or column.name in compared]
     key = (str(table.path), *names)
     if table.path is not None and (shared := _SHARED.get(key)) is not None:
         return shared

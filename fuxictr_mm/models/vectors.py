@@ -83,7 +83,10 @@ class ItemVectors:
         blocks: list[ComparedVectors] = []
         for name in self.compared:
             if name not in items:
-                raise ConfigError(f"the batch has no item column {name!r}, which is compared; found {sorted(items)}.")
+                raise ConfigError(
+                    f"the batch has no item column {name!r}, which is compared; found {sorted(items)}. Give the loader "
+                    "the model's 'similarity' too."
+                )
             if self._clicks[name] == "own":
                 unit = unit_rows(items[name].float().chunk(1 + self._folds, dim=-1)[0 if fold is None else 1 + fold])
                 blocks.append(ComparedVectors(*unit, *unit))
