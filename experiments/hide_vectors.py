@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         columns = DatasetSchema.from_params(params).item_columns
         entries = {entry for column in columns for entry in column.pca or ()}
         modalities = sorted({name.strip() for entry in entries for name in entry.split("+")})
-        table = open_parquet(path, modalities).read()
+        table = open_parquet(path, tuple(modalities)).read()
         args.out.mkdir(parents=True, exist_ok=True)
         for share in args.shares:
             file = args.out / f"{args.dataset}_{round(100 * share)}.parquet"
