@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import sparse
 from sklearn.kernel_approximation import Nystroem
 from sklearn.metrics.pairwise import rbf_kernel
@@ -73,7 +74,7 @@ def read_clicks(
                 raise DataError(
                     f"{path}: column {schema.history_col!r} has type {history.type}; lists of integer ids are expected."
                 )
-            lengths = history.value_lengths().fill_null(0).to_numpy()
+            lengths = pc.list_value_length(history).fill_null(0).to_numpy()
             index = index_of(history.flatten().fill_null(0).to_numpy()).astype(np.int64)
             user = np.repeat(user_of_row[row : row + len(batch)], lengths)
             pairs.append(np.unique(user[index > 0] * (n_items + 1) + index[index > 0]))

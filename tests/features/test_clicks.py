@@ -161,6 +161,14 @@ def test_read_clicks_against_a_loop(users: Any, tmp_path: Path) -> None:
     assert found.users.tolist() == rows
 
 
+def test_lists_of_one_length_and_missing_ones(tmp_path: Path) -> None:
+    table = {"user_id": [5, 5, 9], "item_seq": pa.array([[1, 0], [3, None], None], pa.list_(pa.int32(), 2))}
+    pq.write_table(pa.table(table), tmp_path / "train.parquet")
+    found = read_clicks(tmp_path / "train.parquet", schema_of(), ItemTable(np.arange(1, 4), {}).index_of, 3)
+    assert found.users.tolist() == [5, 9]
+    np.testing.assert_array_equal(found.matrix.toarray(), [[0, 1, 0, 1], [0, 0, 0, 0]])
+
+
 def test_pairs_are_merged_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_files(tmp_path)
     arguments = Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N + 1), {}).index_of, N
