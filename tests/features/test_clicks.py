@@ -161,8 +161,11 @@ def test_read_clicks_against_a_loop(users: Any, tmp_path: Path) -> None:
     assert found.users.tolist() == rows
 
 
-def test_lists_of_one_length_and_missing_ones(tmp_path: Path) -> None:
-    table = {"user_id": [5, 5, 9], "item_seq": pa.array([[1, 0], [3, None], None], pa.list_(pa.int32(), 2))}
+@pytest.mark.parametrize(
+    ("kind", "last"), [(pa.list_(pa.int32(), 2), [0, 0]), (pa.list_(pa.int32()), None), (pa.large_list(pa.int64()), [])]
+)
+def test_forms_of_lists(kind: pa.DataType, last: Any, tmp_path: Path) -> None:
+    table = {"user_id": [5, 5, 9], "item_seq": pa.array([[1, 0], [3, None], last], kind)}
     pq.write_table(pa.table(table), tmp_path / "train.parquet")
     found = read_clicks(tmp_path / "train.parquet", schema_of(), ItemTable(np.arange(1, 4), {}).index_of, 3)
     assert found.users.tolist() == [5, 9]
