@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from fuxictr_mm.config import REPOSITORY, load_dataset, user_errors
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.columns import entry_modalities
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.schema import DatasetSchema
 
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         path = params.get("item_feature") or params["item_info"]
         columns = DatasetSchema.from_params(params).item_columns
         entries = {entry for column in columns for entry in column.pca or ()}
-        modalities = sorted({name.strip() for entry in entries for name in entry.split("+")})
+        modalities = sorted({name for entry in entries for name in entry_modalities(entry)})
         table = open_parquet(path, tuple(modalities)).read()
         args.out.mkdir(parents=True, exist_ok=True)
         for share in args.shares:

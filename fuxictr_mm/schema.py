@@ -51,6 +51,11 @@ class Column:
     def is_item(self) -> bool:
         return self.source == "item"
 
+    @property
+    def has_own_clicks(self) -> bool:
+        """Whether it is derived from clicks alone, and from no file of items."""
+        return self.clicks is not None and self.pca is None
+
 
 @dataclass(frozen=True)
 class DatasetSchema:

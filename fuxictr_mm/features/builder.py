@@ -50,8 +50,8 @@ class ColumnBuilder:
 
         ``clicks`` is needed by columns of click vectors.
         """
-        if column.clicks is not None and column.pca is None:
-            assert clicks is not None
+        if column.has_own_clicks:
+            assert clicks is not None and column.clicks is not None
             vectors, self.click_reports[column.name] = own_clicks(column.clicks, float(column.pca_whiten), clicks)
             return vectors
         if column.pca is None:
@@ -97,7 +97,8 @@ class ColumnBuilder:
         self, column: Column, states: Mapping[str, np.ndarray], reports: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
         """Return the column (n_items + 1, ...) by reducers that :meth:`fit` fitted on other items."""
-        if column.clicks is not None and column.pca is None:  # nobody has clicked these items yet
+        if column.has_own_clicks:  # nobody has clicked these items yet
+            assert column.clicks is not None
             return np.zeros((len(self.item_ids) + 1, own_clicks_width(column.clicks)), np.float32)
         if column.pca is None:
             return self._read(column)

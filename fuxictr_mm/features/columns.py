@@ -83,8 +83,8 @@ class Sources:
         """Name -> path of every file that ``columns`` and the item ids are read from."""
         used = {self._item_file()}
         for column in columns:
-            if column.clicks is not None and column.pca is None:
-                continue  # of the training split alone
+            if column.has_own_clicks:
+                continue
             if column.pca is None:
                 used |= {self.file_of(column.name)} if column.name != self.key_col else set()
             else:
