@@ -80,6 +80,9 @@ def input_columns(model: MultimodalRankModel) -> list[Column]:
             elif spec["type"] == "embedding":
                 width = spec.get("pretrain_dim", spec.get("embedding_dim", field_dim))
             columns.append(Column(name, axis, width, spec["vocab_size"] if is_id else None))
+    if model.trained_vectors and model.item_col not in model.item_field_dims:
+        rows = model.feature_map.features[model.trained_vectors[0]]["vocab_size"]
+        columns.append(Column(model.item_col, "U", None, rows))
     for name in model.vectors.compared:
         if name not in model.item_field_dims:
             columns.append(Column(name, "U", sum(width for _, width in model.vectors.blocks[name]), None))

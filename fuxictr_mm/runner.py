@@ -24,6 +24,7 @@ from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.evaluation import attention_warning, clicks_per_item, evaluate_split, gap_warning, norm_warning
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
+from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
 from fuxictr_mm.provenance import current_commit
 from fuxictr_mm.registration import register
@@ -207,6 +208,12 @@ def _model_class(params: dict[str, Any], model_zoo: ModuleType | None = None) ->
     register(model_zoo)
     model_class = find_model(model_zoo, params.get("model", "(no key 'model')"))
     check_keys(params, model_class)
+    trained = [c["name"] for c in params["feature_cols"] if c.get("active", True) and not c.get("freeze_emb", True)]
+    if trained and not issubclass(model_class, MultimodalRankModel):
+        raise ConfigError(
+            f"column {trained[0]!r}: freeze_emb: False needs a model of fuxictr_mm; {model_class.__name__} would leave "
+            "the vectors as they are. Take the key out, or another model."
+        )
     return model_class
 
 

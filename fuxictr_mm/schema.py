@@ -33,6 +33,7 @@ class Column:
         pca_whiten, pca_normalize, pca_fit_on: options of the derivation, see :mod:`fuxictr_mm.features`.
         clicks: of an item ``meta`` column: it holds click vectors of this width, expected from what ``pca`` gives or,
             without ``pca``, of the items' own clicks; see :mod:`fuxictr_mm.features.clicks`.
+        freeze_emb: FuxiCTR's word; False: models of ours go on training the vectors of this ``embedding`` column.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Column:
     pca_normalize: bool = True
     pca_fit_on: str = "all"
     clicks: int | None = None
+    freeze_emb: bool = True
 
     @property
     def is_item(self) -> bool:
@@ -172,6 +174,7 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
         pca_normalize=bool(spec.get("pca_normalize", True)),
         pca_fit_on=spec.get("pca_fit_on", "all"),
         clicks=spec.get("clicks"),
+        freeze_emb=kind != "embedding" or spec.get("freeze_emb", True),
     )
 
 

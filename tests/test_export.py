@@ -19,7 +19,7 @@ from fuxictr_mm.export import check_target, export_onnx, export_safetensors
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.onnx_graph import Column
 from tests.models.test_contracts import build
-from tests.synthetic import tiny_challenge_batch, tiny_feature_map, tiny_item_table
+from tests.synthetic import N_ITEMS, tiny_challenge_batch, tiny_feature_map, tiny_item_table
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bare": ("transformer", {"use_transformer": False, "cross": "none", "first_k_cols": 0, "alignment": "mlp"}),
     "din": ("din", {"batch_norm": True}),
     "similarity": ("din", {"similarity": ["item_emb", "raw", "clicks"], "similarity_bias": True}),
+    "trained vectors": ("din", {"alignment": "none"}),
     "din attention": ("din", {"attention": "din", "use_se": False, "alignment": "none"}),
 }
 # lengths of the histories, width that they are padded to; traced are 3 rows of 4
@@ -55,9 +56,14 @@ def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     if name == "similarity":
         feature_map.features["raw"] = {"type": "meta", "source": "item", "pretrain_dim": 6}
         feature_map.features["clicks"] = {**feature_map.features["raw"], "click_vectors": "expected"}
+    if name == "trained vectors":
+        del feature_map.features["item_id"]
+        feature_map.features["item_emb"] |= {"freeze_emb": False, "vocab_size": N_ITEMS + 1}
     if name == "bare":
         del feature_map.features["likes_level"], feature_map.features["views_level"]
     model = build(variant, folder, feature_map=feature_map, **switches)
+    for column in model.trained_vectors:
+        torch.nn.init.normal_(model.embedding_layer.embedding_layer.offsets[column].weight)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_()
@@ -113,7 +119,8 @@ def test_an_onnx_file_says_what_it_is(exported: tuple[MultimodalRankModel, Path]
     assert (about["model"], about["expid"], about["note"]) == (type(model).__name__, "tiny", "kept")
     assert about["torch"] == torch.__version__ and about["onnx"] == onnx.__version__
     compared = [name for name in model.vectors.compared if name not in model.item_field_dims]
-    columns = [*model.context_field_dims, *model.item_field_dims, *compared]
+    ids = ["item_id"] if model.trained_vectors else []
+    columns = [*model.context_field_dims, *model.item_field_dims, *ids, *compared]
     assert json.loads(about["inputs"]) == [entry.name for entry in program.graph.input]
     assert json.loads(about["inputs"]) == [*columns, "item_index", "is_real"]
     shapes = {

@@ -1,5 +1,6 @@
 """Scores of candidates against ``model.predict`` on the same rows, how often items are embedded, and refusals."""
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,8 @@ class Setup:
 
     def model(self, name: str, **options: Any) -> Any:
         torch.manual_seed(5)
-        net = find_model(fuxictr_mm, name)(self.feature_map, **{**self.params, **SMALL[name], **options})
+        options = {"feature_map": self.feature_map, **self.params, **SMALL[name], **options}
+        net = find_model(fuxictr_mm, name)(**options)
         move_weights(net, 0.03)
         return net.train()
 
@@ -73,7 +75,7 @@ class Setup:
         table = pa.table({name: [*columns[name], *filler[name]] for name in columns if name != "item_seq"})
         pq.write_table(table.append_column("item_seq", lists), path)  # a split must have one history at least
         options = {"max_len": MAX_LEN, "batch_size": 16, "similarity": model.vectors.compared}
-        loader = fuxictr_mm.MMCTRDataLoader(self.feature_map, path, split="test", **options)
+        loader = fuxictr_mm.MMCTRDataLoader(model.feature_map, path, split="test", **options)
         return model.predict(loader)[:n]
 
 
@@ -125,6 +127,20 @@ def test_vectors_that_are_compared(setup: Setup, name: str, history: list[int]) 
     expected = setup.expected(net, history, CANDIDATES, 3, 0.5)
     ranker = Ranker(net, setup.feature_map, max_len=MAX_LEN, batch_size=7)
     scores = ranker.score(history, CANDIDATES, {"likes_level": 3, "price": 0.5})
+    assert expected.std() > 0.015
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_vectors_that_are_trained(setup: Setup, name: str) -> None:
+    columns = copy.deepcopy(setup.feature_map)
+    columns.features["item_emb"] |= {"freeze_emb": False, "vocab_size": 41}
+    del columns.features["item_id"]  # then the id is needed for nothing else
+    net = setup.model(name, feature_map=columns)
+    torch.nn.init.normal_(net.embedding_layer.embedding_layer.offsets["item_emb"].weight[1:])
+    expected = setup.expected(net, HISTORIES["long"], CANDIDATES, 3, 0.5)
+    ranker = Ranker(net, columns, max_len=MAX_LEN)
+    scores = ranker.score(HISTORIES["long"], CANDIDATES, {"likes_level": 3, "price": 0.5})
     assert expected.std() > 0.015
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
 

@@ -17,7 +17,8 @@ from fuxictr_mm.compat import host_model_names
 from fuxictr_mm.config import REPOSITORY, load_dataset, load_experiment
 from fuxictr_mm.data.demo import DemoSettings, generate_demo
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.runner import finished_result, resolve_experiment, run_experiment
+from fuxictr_mm.prediction import predict_file
+from fuxictr_mm.runner import finished_result, resolve_experiment, restore_experiment, run_experiment
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 BASE: dict[str, Any] = {**RUN_PARAMS, "model_root": "checkpoints", "seed": 1, "epochs": 8}
@@ -95,6 +96,33 @@ def test_the_checkpoint_is_the_best_epoch_and_reloads(config: Path) -> None:
 def test_a_subset_of_features(config: Path) -> None:
     params = load("transformer", config, epochs=1, use_features=["likes_level", "item_id"])
     assert run_experiment(params).parameters < run_experiment(load("transformer", config, epochs=1)).parameters
+
+
+def test_ids_that_start_from_vectors(config: Path) -> None:
+    """Trained vectors in the place of id embeddings; the run is restored and the file scored as it was trained."""
+    params = load("din", config, epochs=2, alignment="none", use_features=["user_id", "likes_level", "item_emb"])
+    next(c for c in params["feature_cols"] if c["name"] == "item_emb")["freeze_emb"] = False
+    result = run_experiment(params)
+    assert result.test["AUC"] > 0.65
+    model, _ = restore_experiment(params)
+    offsets = model.embedding_layer.embedding_layer.offsets["item_emb"].weight
+    assert model.item_field_dims == {"item_emb": 7} and offsets[1:].any(1).all() and not offsets[0].any()
+    out = config / "scores.parquet"
+    report = predict_file(model, model.feature_map, params["test_data"], out, max_len=5, metrics=["AUC"])
+    assert report.metrics["AUC"] == pytest.approx(result.test["AUC"], abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_host_model_cannot_train_vectors(value: bool, config: Path) -> None:
+    if not host_model_names():
+        pytest.skip("this fuxictr carries no models")
+    params = load("transact", config, epochs=1)
+    next(c for c in params["feature_cols"] if c["name"] == "item_emb")["freeze_emb"] = value
+    if value:
+        run_experiment(params)
+        return
+    with pytest.raises(ConfigError, match="column 'item_emb': freeze_emb: False needs a model of fuxictr_mm; TransAct"):
+        run_experiment(params)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -161,10 +161,13 @@ class MMCTRDataLoader:
 def item_columns(table: ItemTable, schema: DatasetSchema, compared: Iterable[str] = ()) -> ItemColumns:
     """The columns of a table that batches need; the same object while anybody uses that of a file.
 
-    Those are the columns of ``schema``, but of ``type: meta`` only those that are ``compared``.
+    Those are the columns of ``schema``, but of ``type: meta`` only those that are ``compared``; and the item id where
+    vectors are trained, for they are found by it.
     """
     compared = tuple(compared or ())
     names = [column.name for column in schema.item_columns if column.type != "meta" or column.name in compared]
+    if schema.item_col not in names and not all(column.freeze_emb for column in schema.item_columns):
+        names.append(schema.item_col)
     key = (str(table.path), *names)
     if table.path is not None and (shared := _SHARED.get(key)) is not None:
         return shared

@@ -149,6 +149,8 @@ def write_specification(columns: Sequence[Column], item_col: str) -> dict[str, A
     specs = [
         {**asdict(column), "pca": column.pca and [list(pair) for pair in column.pca.items()]} for column in columns
     ]
+    for spec in specs:
+        del spec["freeze_emb"]  # what a model does with the vectors is not the table's business
     return {"item_col": item_col, "columns": specs}
 
 

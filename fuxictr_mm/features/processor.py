@@ -90,12 +90,15 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         self.feature_map.total_features = 0  # the host adds to it
         with self._own_files_aside():
             super().fit(None, rebuild_dataset=False, **kwargs)
+        trained = [column.name for column in self.schema.item_columns if not column.freeze_emb]
         for name, values in table.columns.items():
             if (spec := self.feature_map.features.get(name)) is not None:
                 spec["item_table"] = table.path.name
                 if values.ndim == 2 and spec["type"] in ("embedding", "meta"):
                     spec["source"] = "item"  # the host drops it from meta columns
                     spec["pretrain_dim"] = values.shape[1]  # not every host carries it over from the column
+                    if name in trained:
+                        spec["freeze_emb"], spec["vocab_size"] = False, len(values)
                     clicks = table.info.get("clicks", {}).get(name)
                     if clicks is not None:
                         spec["click_vectors"], spec["click_folds"] = clicks["form"], clicks.get("folds", 0)
@@ -164,6 +167,11 @@ def _check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any) ->
             raise ConfigError(
                 f"column {column['name']!r}: {ignored[0]!r} needs the data files to be rewritten, which this processor "
                 "does not do; prepare the column in the files, and give vectors as a column of 'type: embedding'."
+            )
+        if "freeze_emb" in column and (column.get("type") != "embedding" or not isinstance(column["freeze_emb"], bool)):
+            raise ConfigError(
+                f"column {column['name']!r}: freeze_emb={column['freeze_emb']!r} must be True or False and stand at a "
+                f"column of 'type: embedding'; found 'type: {column.get('type')}'."
             )
 
 

@@ -30,6 +30,10 @@ class MultimodalRankModel(ResumableModel):
     constructor with :meth:`finish`, and implements :meth:`score`. Inputs are a :class:`MultimodalBatch` or the
     challenge's ``(batch_dict, item_dict, mask)`` with 1 = real; the answer is the same.
 
+    An ``embedding`` column with ``freeze_emb: False`` goes on training: to the stored vector of each item comes an
+    offset of its own that begins at zero, so the first value is the stored one and ``embedding_regularizer`` pulls
+    back to it. Items that came after the training have no offset.
+
     Args:
         feature_map: the host's ``FeatureMap``.
         embedding_dim: width of an embedding whose column does not set its own.
@@ -40,8 +44,8 @@ class MultimodalRankModel(ResumableModel):
         similarity: item columns of vectors whose cosines between target and history are a part of the context, per
             modality; columns of ``type: meta`` are compared only, those of ``type: embedding`` are fields as well.
         similarity_top_k, similarity_bias: see :class:`~fuxictr_mm.layers.HistorySimilarity`.
-        id_dropout: share of the distinct items of a training batch whose id embedding is zero, so that the rest of the
-            model learns to score items whose id it does not know.
+        id_dropout: share of the distinct items of a training batch whose id embedding is zero, and the offset of whose
+            trained vectors, so that the rest of the model learns to score items whose id it does not know.
         modality_dropout: share of the distinct items of a training batch that miss a modality, for each modality; a
             missing vector is zero, as in the item table.
         item_col: the item id column.
@@ -88,11 +92,18 @@ class MultimodalRankModel(ResumableModel):
                 continue
             fields = self.item_field_dims if spec.get("source") == "item" else self.context_field_dims
             fields[name] = self._align(name, spec, alignment, embedding_dim)
+        # Inside the host's FeatureEmbeddingDict, because embedding_regularizer applies to what it finds in there.
+        self.embedding_layer.embedding_layer.offsets = _offsets(feature_map, self.item_field_dims)
         self.item_dim = sum(self.item_field_dims.values())
         self.context_dim = sum(self.context_field_dims.values())
         self.id_dropout = _share("id_dropout", id_dropout)
         self.modality_dropout = _share("modality_dropout", modality_dropout)
-        self._id_field = _id_slice(self.item_field_dims, item_col) if id_dropout else slice(0)
+        self.item_col = item_col
+        if id_dropout and item_col not in self.item_field_dims and not self.trained_vectors:
+            raise ConfigError(
+                f"id_dropout: the item id {item_col!r} is no item field; found {sorted(self.item_field_dims)}. Name it "
+                "by the dataset key 'item_col', or set id_dropout: 0."
+            )
         self.vectors = ItemVectors(feature_map, similarity, item_col)
         self.similarity: HistorySimilarity | None = None
         if self.vectors.count:
@@ -100,6 +111,11 @@ class MultimodalRankModel(ResumableModel):
             self.context_dim += self.similarity.out_dim
         elif similarity_bias:
             raise ConfigError("similarity_bias: True needs 'similarity', the columns to compare, e.g. [item_vectors].")
+
+    @property
+    def trained_vectors(self) -> list[str]:
+        """The columns with ``freeze_emb: False``."""
+        return list(self.embedding_layer.embedding_layer.offsets)
 
     def _align(self, name: str, spec: dict[str, Any], alignment: str, embedding_dim: int) -> int:
         """Put the alignment of one column in place and return the width of its field."""
@@ -197,11 +213,7 @@ class MultimodalRankModel(ResumableModel):
         Returns:
             target (B, D), history (B, L, D) with exact zeros at padding, and the mask (B, L).
         """
-        items_UD = self._embed(batch.items, self.item_field_dims, "item")
-        if self.training and self.id_dropout:
-            is_kept_U1 = torch.rand(len(items_UD), 1, device=items_UD.device) >= self.id_dropout
-            before, ids, behind = items_UD.tensor_split([self._id_field.start, self._id_field.stop], dim=-1)
-            items_UD = torch.cat([before, ids * is_kept_U1, behind], dim=-1)
+        items_UD = self._embed_items(batch.items)
         spread = nn.functional.embedding(batch.item_index, items_UD)
         # Zeroed here and not trusted to be zero: an alignment with a bias, or a foreign loader, may fill padding rows.
         history_BLD = spread[:, :-1].masked_fill(~batch.is_real_BL.unsqueeze(-1), 0.0)
@@ -211,18 +223,41 @@ class MultimodalRankModel(ResumableModel):
         """Item field -> root-mean-square norm over the distinct items of a batch, padding left out."""
         batch = MultimodalBatch.from_inputs(inputs).to(self.device)
         with torch.no_grad():
-            items_UD = self._embed(batch.items, self.item_field_dims, "item")
+            items_UD = self._embed_items(batch.items)
         used_U = torch.zeros(len(items_UD), dtype=torch.bool, device=self.device)
         is_filled = nn.functional.pad(batch.is_real_BL, (0, 1), value=True)
         used_U[batch.item_index[is_filled]] = True
         fields = items_UD[used_U].float().split(list(self.item_field_dims.values()), dim=-1)
         return {name: float(f.square().sum(-1).mean().sqrt()) for name, f in zip(self.item_field_dims, fields)}
 
+    def _embed_items(self, items: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Item fields side by side, (U, D); in training, what an item's id stands for is left out at random."""
+        is_kept_U1 = None
+        if self.training and self.id_dropout:
+            n_items = len(next(iter(items.values())))
+            is_kept_U1 = torch.rand(n_items, 1, device=self.device) >= self.id_dropout
+        values = dict(items)
+        if self.trained_vectors:
+            self._check_columns(items, [*self.trained_vectors, self.item_col], "item")
+        for name in self.trained_vectors:
+            offset_UW = self.embedding_layer.embedding_layer.offsets[name](items[self.item_col].long())
+            values[name] = values[name] + (offset_UW if is_kept_U1 is None else offset_UW * is_kept_U1)
+        items_UD = self._embed(values, self.item_field_dims, "item")
+        if is_kept_U1 is None or self.item_col not in self.item_field_dims:
+            return items_UD
+        fields = dict(zip(self.item_field_dims, items_UD.split(list(self.item_field_dims.values()), dim=-1)))
+        fields[self.item_col] = fields[self.item_col] * is_kept_U1
+        return torch.cat(list(fields.values()), dim=-1)
+
     def _embed(self, values: Any, fields: Iterable[str], kind: str) -> torch.Tensor:
-        missing = [name for name in fields if name not in values]
+        self._check_columns(values, fields, kind)
+        return self.embedding_layer({name: values[name] for name in fields}, flatten_emb=True)
+
+    @staticmethod
+    def _check_columns(values: Any, names: Iterable[str], kind: str) -> None:
+        missing = [name for name in names if name not in values]
         if missing:
             raise ConfigError(f"the batch has no {kind} column {missing[0]!r}; found {sorted(values)}.")
-        return self.embedding_layer({name: values[name] for name in fields}, flatten_emb=True)
 
     def get_labels(self, inputs: Any) -> torch.Tensor:
         """Return (B, 1) float labels on the model's device."""
@@ -245,13 +280,12 @@ def _share(name: str, value: float) -> float:
     return value
 
 
-def _id_slice(field_dims: Mapping[str, int], item_col: str) -> slice:
-    """Where the item id's embedding stands among the item fields."""
-    if item_col not in field_dims:
-        raise ConfigError(
-            f"id_dropout: the item id {item_col!r} is no item field; found {sorted(field_dims)}. Name it by the "
-            "dataset key 'item_col', or set id_dropout: 0."
-        )
-    names = list(field_dims)
-    start = sum(field_dims[name] for name in names[: names.index(item_col)])
-    return slice(start, start + field_dims[item_col])
+def _offsets(feature_map: Any, fields: Iterable[str]) -> nn.ModuleDict:
+    """What training adds to stored vectors: a row per item of the item table, padding stays zero."""
+    offsets = nn.ModuleDict()
+    for name in fields:
+        spec = feature_map.features[name]
+        if spec["type"] == "embedding" and not spec.get("freeze_emb", True):
+            nothing = torch.zeros(spec["vocab_size"], spec["pretrain_dim"])
+            offsets[name] = nn.Embedding.from_pretrained(nothing, freeze=False, padding_idx=0)
+    return offsets

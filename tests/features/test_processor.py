@@ -144,6 +144,16 @@ def test_vectors_that_are_compared_only_are_no_fields(params):
     assert feature_map.num_fields == len(feature_map.features) - 2  # the host counts neither user_id nor raw
 
 
+def test_vectors_that_are_trained_say_so_and_keep_their_table(params):
+    frozen = fit(params)
+    params["feature_cols"] = [c | {"freeze_emb": False} if c["name"] == "emb" else c for c in params["feature_cols"]]
+    processor = fit(params)
+    assert processor.item_table.path == frozen.item_table.path
+    assert "freeze_emb" not in frozen.feature_map.features["emb"]
+    spec = load_feature_map(processor, params).features["emb"]
+    assert (spec["freeze_emb"], spec["vocab_size"]) == (False, N + 1)
+
+
 def test_the_callers_params_stay_as_they_are_and_fit_may_run_twice(params):
     before = json.dumps(params)
     processor = fit(params)
@@ -218,6 +228,17 @@ REFUSALS = {
         dict(feature_cols=[ITEM_ID, context("x", vocab_size=3, normalizer="StandardScaler")]),
         ConfigError,
         "column 'x': 'normalizer' needs the data files to be rewritten",
+    ),
+    "vectors trained elsewhere": (
+        dict(feature_cols=[ITEM_ID | {"freeze_emb": False}]),
+        ConfigError,
+        "column 'item_id': freeze_emb=False must be True or False and stand at a column of 'type: embedding'; found "
+        "'type: categorical'",
+    ),
+    "trained or not": (
+        dict(feature_cols=[ITEM_ID, item("emb", "embedding", pca={"txt": 4}, freeze_emb="no")]),
+        ConfigError,
+        "column 'emb': freeze_emb='no' must be True or False",
     ),
     "sharing": (
         dict(feature_cols=[context("x", vocab_size=3, share_embedding="item_id"), ITEM_ID]),
