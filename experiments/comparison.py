@@ -20,6 +20,7 @@ from tqdm import tqdm
 from fuxictr_mm.compat import find_model
 from fuxictr_mm.config import check_keys
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.evaluation import FREQUENCIES
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.provenance import machine
 from fuxictr_mm.registration import register
@@ -31,7 +32,8 @@ __all__ = [
     "run_arms", "table", "write_csv",
 ]  # fmt: skip
 
-FIELDS = ("dataset_id", "seed", "split", "AUC", "gAUC", "logloss", "parameters", "seconds")
+FIELDS = ("dataset_id", "seed", "split", "AUC", "gAUC", "logloss")
+COSTS = ("parameters", "seconds")
 BLUE, ORANGE = "#8fb3d9", "#c9772c"
 
 
@@ -67,6 +69,11 @@ class Row:
     def values(self, metric: str, split: str = "test") -> list[float]:
         """One value per seed, NaN where the model does not report the metric."""
         return [getattr(result, split).get(metric, math.nan) for result in self.results]
+
+    def auc_of(self, frequency: str, split: str = "test") -> list[float]:
+        """AUC over the rows whose target is ``"cold"``, ``"rare"`` or ``"warm"``, NaN where there is none."""
+        groups = [result.by_frequency.get(split, {}).get(frequency, {}) for result in self.results]
+        return [math.nan if (auc := group.get("AUC")) is None else auc for group in groups]
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
@@ -152,6 +159,7 @@ def _std(values: Sequence[float]) -> float:
 def table(rows: Sequence[Row], label: str) -> list[dict[str, str]]:
     """One line of cells per row; ``label`` heads the names."""
     reference = rows[0].values("AUC")
+    apart = frequencies(rows)
     lines = []
     for row in rows:
         auc = row.values("AUC")
@@ -167,12 +175,19 @@ def table(rows: Sequence[Row], label: str) -> list[dict[str, str]]:
                 "seeds below first": f"{below} of {len(auc)}",
                 "test gAUC": _cell(statistics.fmean(row.values("gAUC"))),
                 "test logloss": _cell(statistics.fmean(row.values("logloss"))),
+                **{f"{name} AUC": _cell(statistics.fmean(row.auc_of(name))) for name in apart},
                 "valid AUC": _cell(statistics.fmean(row.values("AUC", "valid"))),
                 "parameters": f"{row.results[0].parameters:,}",
                 "train s": f"{statistics.fmean(result.seconds for result in row.results):.0f}",
             }
         )
     return lines
+
+
+def frequencies(rows: Sequence[Row]) -> list[str]:
+    """The groups of targets that test AUC is told apart for; none where all targets are in one."""
+    groups = [name for name in FREQUENCIES if all(name in r.by_frequency.get("test", {}) for r in rows[0].results)]
+    return groups if len(groups) > 1 else []
 
 
 def _cell(value: float | None) -> str:
@@ -196,13 +211,16 @@ def commits(rows: Sequence[Row]) -> str:
 def write_csv(rows: Sequence[Row], seeds: Sequence[int], label: str, path: Path) -> None:
     """Every run and split on a line of its own."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, (label, *FIELDS), extrasaction="ignore")
+        apart = frequencies(rows)
+        fields = (label, *FIELDS, *(f"{name}_AUC" for name in apart), *COSTS)
+        writer = csv.DictWriter(stream, fields, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
-            for seed, result in zip(seeds, row.results):
+            for number, (seed, result) in enumerate(zip(seeds, row.results)):
                 line = {**vars(result), label: row.arm.name, "seed": seed, "seconds": round(result.seconds, 1)}
-                writer.writerow({**line, "split": "valid", **result.valid})
-                writer.writerow({**line, "split": "test", **result.test})
+                for split in ("valid", "test"):
+                    of_groups = {f"{name}_AUC": row.auc_of(name, split)[number] for name in apart}
+                    writer.writerow({**line, "split": split, **getattr(result, split), **of_groups})
 
 
 def plot_bars(rows: Sequence[Row], path: Path) -> None:

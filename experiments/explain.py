@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +260,7 @@ def explain(args: argparse.Namespace, command: str) -> None:
         for remark in remarks(trained, found[trained.expid]):
             print(f"{trained.expid}: {remark}")
     record = {"kind": "explanation", "expid": first.expid, "dataset_id": first.params["dataset_id"]}
-    record |= {"command": command, "commit": current_commit(), "machine": machine()}
+    record |= {"command": command, "commit": current_commit(), "machine": machine(), "date": time.strftime("%Y-%m-%d")}
     record |= {"summary": found[first.expid], "rows": shown[first.expid]}
     for other in experiments[1:]:
         compared = {"expid": other.expid, "dataset_id": other.params["dataset_id"]}

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fuxictr_mm.config import REPOSITORY, load_dataset, user_errors
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.columns import entry_modalities
+from fuxictr_mm.features.columns import Sources, entry_modalities
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.schema import DatasetSchema
 
@@ -50,11 +50,18 @@ def main(argv: list[str] | None = None) -> None:
             if not 0 <= share < 1:
                 raise ConfigError(f"--shares {share}: a share of the items is at least 0 and less than 1.")
         params = load_dataset(args.dataset)
-        path = params.get("item_feature") or params["item_info"]
-        columns = DatasetSchema.from_params(params).item_columns
-        entries = {entry for column in columns for entry in column.pca or ()}
+        schema = DatasetSchema.from_params(params)
+        entries = {entry for column in schema.item_columns for entry in column.pca or ()}
         modalities = sorted({name for entry in entries for name in entry_modalities(entry)})
-        table = open_parquet(path, tuple(modalities)).read()
+        files = ("item_info", "item_feature", "modality_data")
+        sources = Sources.from_paths(schema.item_col, *(params.get(key) for key in files))
+        paths = sorted({sources.file_of_modality(name) for name in modalities})
+        if len(paths) != 1 or paths[0].suffix != ".parquet":
+            raise ConfigError(
+                f"--dataset {args.dataset}: its vectors are in {[str(path) for path in paths]}; one parquet file of "
+                "items with all modalities is expected."
+            )
+        table = open_parquet(paths[0]).read()
         args.out.mkdir(parents=True, exist_ok=True)
         for share in args.shares:
             file = args.out / f"{args.dataset}_{round(100 * share)}.parquet"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -246,8 +246,7 @@ def build_item_table(
     """
     sources = Sources.from_paths(schema.item_col, item_info, item_feature, modality_data)
     columns = list(schema.item_columns)
-    on_train = any(column.pca is not None and column.pca_fit_on == "train" for column in columns)
-    of_clicks = any(column.clicks is not None for column in columns)
+    on_train, of_clicks = _fits_on_train(columns), _holds_clicks(columns)
     files = sources.files_of(columns)
     train = None
     if on_train or of_clicks:
@@ -281,9 +280,9 @@ def _build(
     table = ItemTable(item_ids, {})
     in_fit = {"all": np.ones(len(item_ids) + 1, bool)}
     clicks = None
-    if train is not None and any(column.pca_fit_on == "train" for column in columns):
+    if train is not None and _fits_on_train(columns):
         in_fit["train"] = _seen_in_train(table, *train)
-    if train is not None and any(column.clicks is not None for column in columns):
+    if train is not None and _holds_clicks(columns):
         clicks = read_clicks(*train, table.index_of, len(item_ids))
     builder = ColumnBuilder(sources, item_ids, table.index_of, spool_dir)
     table.columns = {column.name: builder.fit(column, in_fit, clicks) for column in columns}
@@ -299,6 +298,14 @@ def _build(
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     return table
+
+
+def _fits_on_train(columns: Sequence[Column]) -> bool:
+    return any(column.pca is not None and column.pca_fit_on == "train" for column in columns)
+
+
+def _holds_clicks(columns: Sequence[Column]) -> bool:
+    return any(column.clicks is not None for column in columns)
 
 
 def _read_from_train(schema: DatasetSchema, on_train: bool, of_clicks: bool) -> list[str | None]:

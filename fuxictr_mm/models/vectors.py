@@ -78,27 +78,9 @@ class ItemVectors:
             items[name] = torch.cat([part * is_kept[modality] for part, (modality, _) in zip(parts, blocks)], dim=-1)
         return MultimodalBatch(batch.context, items, batch.item_index, batch.is_real_BL)
 
-    def units(self, items: Mapping[str, torch.Tensor], fold: int | None = None) -> list[ComparedVectors]:
-        """The vectors of ``items``, for each block that is compared; own clicks without those of users in ``fold``."""
-        blocks: list[ComparedVectors] = []
-        for name in self.compared:
-            if name not in items:
-                raise ConfigError(
-                    f"the batch has no item column {name!r}, which is compared; found {sorted(items)}. Give the loader "
-                    "the model's 'similarity' too."
-                )
-            if self._clicks[name] == "own":
-                unit = unit_rows(items[name].float().chunk(1 + self._folds, dim=-1)[0 if fold is None else 1 + fold])
-                blocks.append(ComparedVectors(*unit, *unit))
-                continue
-            if self._clicks[name] == "expected":
-                target, history = items[name].float().chunk(2, dim=-1)
-                blocks.append(ComparedVectors(*unit_rows(target), *unit_rows(history)))
-                continue
-            for block in items[name].float().split([width for _, width in self.blocks[name]], dim=-1):
-                unit = unit_rows(block)
-                blocks.append(ComparedVectors(*unit, *unit))
-        return blocks
+    def units(self, items: Mapping[str, torch.Tensor]) -> list[ComparedVectors]:
+        """The vectors of ``items``, for each block that is compared; own clicks are those of all users."""
+        return [vectors for name in self.compared for vectors in self._units_of(name, items)]
 
     def compare(self, batch: MultimodalBatch, training: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare each target with its history, but not with itself: a log that holds the click would give it away.
@@ -112,33 +94,59 @@ class ItemVectors:
         Raises:
             ConfigError: in training, the batch does not say whose row is whose.
         """
-        if not (training and self._folds):
-            return self._compare(batch, None)
-        if self._group_id is None or self._group_id not in batch.context:
-            raise ConfigError(
-                f"similarity of own clicks: training needs the user of each row, group_id={self._group_id!r}, and the "
-                f"batch has {sorted(batch.context)}; name the users' column in the dataset's 'group_id'."
-            )
-        fold_B = batch.context[self._group_id].to(batch.item_index.device).remainder(self._folds)
-        cosine_BLM = batch.item_index.new_zeros(*batch.is_real_BL.shape, self.count, dtype=torch.float32)
-        is_known_BLM = torch.zeros_like(cosine_BLM, dtype=torch.bool)
-        for fold in range(self._folds):
-            rows = (fold_B == fold).nonzero().squeeze(1)
-            if len(rows):
-                part = MultimodalBatch(batch.context, batch.items, batch.item_index[rows], batch.is_real_BL[rows])
-                cosine_BLM[rows], is_known_BLM[rows] = self._compare(part, fold)
-        return cosine_BLM, is_known_BLM
-
-    def _compare(self, batch: MultimodalBatch, fold: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         index = batch.item_index
         is_other_BL = batch.is_real_BL & (index[:, :-1] != index[:, -1:])
         if self.item_col in batch.items:  # the challenge's batch has a row of items for every position
             ids = batch.items[self.item_col][index]
             # 0: items that training did not know have no id of their own.
             is_other_BL = is_other_BL & ((ids[:, :-1] != ids[:, -1:]) | (ids[:, -1:] == 0))
+        rows_of_folds = self._rows_of_folds(batch) if training and self._folds else None
         found, known = [], []
-        for vectors in self.units(batch.items, fold):
-            found.append(cosines(vectors.target_UW, vectors.history_UW, index))
-            is_known_target_B1 = vectors.is_known_target_U[index[:, -1:]]
-            known.append(is_other_BL & vectors.is_known_history_U[index[:, :-1]] & is_known_target_B1)
+        for name in self.compared:
+            if rows_of_folds is None or self._clicks[name] != "own":
+                parts = [_compared(vectors, index) for vectors in self._units_of(name, batch.items)]
+            else:
+                cosine_BL = torch.zeros(is_other_BL.shape, device=index.device)
+                is_known_BL = torch.zeros_like(is_other_BL)
+                for fold, rows in enumerate(rows_of_folds):
+                    if len(rows):
+                        (vectors,) = self._units_of(name, batch.items, 1 + fold)
+                        cosine_BL[rows], is_known_BL[rows] = _compared(vectors, index[rows])
+                parts = [(cosine_BL, is_known_BL)]
+            found += [cosine_BL for cosine_BL, _ in parts]
+            known += [is_known_BL & is_other_BL for _, is_known_BL in parts]
         return torch.stack(found, dim=-1), torch.stack(known, dim=-1)
+
+    def _units_of(self, name: str, items: Mapping[str, torch.Tensor], view: int = 0) -> list[ComparedVectors]:
+        """The vectors of one column; of own clicks those of all users, or of all but the users of fold ``view`` - 1."""
+        if name not in items:
+            raise ConfigError(
+                f"the batch has no item column {name!r}, which is compared; found {sorted(items)}. Give the loader "
+                "the model's 'similarity' too."
+            )
+        values = items[name].float()
+        if self._clicks[name] == "expected":
+            target, history = values.chunk(2, dim=-1)
+            return [ComparedVectors(*unit_rows(target), *unit_rows(history))]
+        if self._clicks[name] == "own":
+            blocks = [values.chunk(1 + self._folds, dim=-1)[view]]
+        else:
+            blocks = list(values.split([width for _, width in self.blocks[name]], dim=-1))
+        return [ComparedVectors(*unit, *unit) for unit in map(unit_rows, blocks)]
+
+    def _rows_of_folds(self, batch: MultimodalBatch) -> list[torch.Tensor]:
+        """For each fold of users, the rows of the batch that are theirs."""
+        if self._group_id is None or self._group_id not in batch.context:
+            raise ConfigError(
+                f"similarity of own clicks: training needs the user of each row, group_id={self._group_id!r}, and the "
+                f"batch has {sorted(batch.context)}; name the users' column in the dataset's 'group_id'."
+            )
+        fold_B = batch.context[self._group_id].to(batch.item_index.device).remainder(self._folds)
+        return [(fold_B == fold).nonzero().squeeze(1) for fold in range(self._folds)]
+
+
+def _compared(vectors: ComparedVectors, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, L) cosines of the targets with their histories, and whether both vectors are known."""
+    is_known_target_B1 = vectors.is_known_target_U[index[:, -1:]]
+    is_known_BL = vectors.is_known_history_U[index[:, :-1]] & is_known_target_B1
+    return cosines(vectors.target_UW, vectors.history_UW, index), is_known_BL

@@ -75,7 +75,7 @@ def test_two_experiments_on_the_same_rows(
     said = capsys.readouterr().out
     assert (record["kind"], record["expid"], record["dataset_id"]) == ("explanation", "transformer", "clusters")
     assert record["command"].startswith("python explain.py --config ") and record["command"].endswith("no_target")
-    assert record["commit"] and "cores" in record["machine"]
+    assert record["commit"] and "cores" in record["machine"] and record["date"]
 
     test = pq.read_table(config / "test.parquet").to_pydict()
     items = pq.read_table(config / "titles.parquet").to_pydict()

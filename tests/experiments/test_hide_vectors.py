@@ -1,5 +1,6 @@
 """Item files with missing vectors: which are missing, what stays, and refusals."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_refuses_a_share_of_all(out: Path, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         hide_vectors.main(["--dataset", "clusters", "--shares", "1.0", "--out", str(out)])
     assert "--shares 1.0: a share of the items is at least 0 and less than 1." in capsys.readouterr().err
+
+
+def test_refuses_vectors_in_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = write_cluster_dataset(tmp_path, rows=40)
+    items = pq.read_table(tmp_path / "items.parquet")
+    pq.write_table(items.drop_columns(["text"]), tmp_path / "items.parquet")
+    pq.write_table(items.select(["item_id", "text"]), tmp_path / "text.parquet")
+    params |= {"item_info": tmp_path / "items.parquet", "modality_data": {"text": tmp_path / "text.parquet"}}
+    monkeypatch.setattr(hide_vectors, "load_dataset", lambda name: params)
+    with pytest.raises(SystemExit):
+        hide_vectors.main(["--dataset", "clusters", "--out", str(tmp_path / "hidden")])
+    sentence = (
+        r"--dataset clusters: its vectors are in \['.*items.parquet', '.*text.parquet'\]; one parquet file of items"
+    )
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (tmp_path / "hidden").exists()
 
 
 def test_its_study_names_files_of_its_own() -> None:

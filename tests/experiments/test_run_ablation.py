@@ -128,6 +128,28 @@ def test_files_and_what_is_not_repeated(
     assert "to score 100 candidates" in text and "the CPU (threads: " in text
 
 
+def test_the_table_tells_rare_targets_apart(tmp_path: Path) -> None:
+    def groups(*values: float | None) -> dict[str, Any]:
+        return {"rare": {"AUC": values[0]}, "warm": {"AUC": values[1]}}
+
+    found = [groups(0.6, 0.8), groups(0.7, 0.9)], [groups(0.5, 0.7), groups(None, 0.8)]
+    arms = [comparison.Arm(name, name, {}) for name in ("full", "less")]
+    rows = [
+        comparison.Row(arm, [result(0.8, by_frequency={"test": one, "valid": groups(0.1, 0.2)}) for one in of_arm])
+        for arm, of_arm in zip(arms, found)
+    ]
+    cells = [(line["rare AUC"], line["warm AUC"]) for line in comparison.table(rows, "variant")]
+    assert cells == [("0.6500", "0.8500"), ("-", "0.7500")]
+    assert "cold AUC" not in comparison.table(rows, "variant")[0]
+    comparison.write_csv(rows, [1, 2], "variant", tmp_path / "out.csv")
+    lines = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert [line["rare_AUC"] for line in lines] == ["0.1", "0.6", "0.1", "0.7", "0.1", "0.5", "0.1", "nan"]
+
+    one_group = [comparison.Row(arms[0], [result(0.8, by_frequency={"test": {"cold": {"AUC": 0.8}}})])]
+    assert "cold AUC" not in comparison.table(one_group, "variant")[0]
+    assert "rare AUC" not in comparison.table([comparison.Row(arms[0], [result(0.8)])], "variant")[0]
+
+
 def test_a_model_of_the_host_has_no_latency(write: Callable[..., Path]) -> None:
     if not host_model_names():
         pytest.skip("this fuxictr carries no models")
