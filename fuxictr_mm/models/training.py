@@ -8,13 +8,9 @@ import hashlib
 import json
 import logging
 import math
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from fuxictr_mm.files import remove_leftovers
 from fuxictr_mm.layers import Slots
 from fuxictr_mm.models.efficient import EfficientModel
 from fuxictr_mm.models.replay import remaining_batches, rng_state, set_rng_state
+from fuxictr_mm.models.signals import SignalInEvaluationError, Signals
 
 __all__ = ["MACHINE_KEYS", "ResumableModel", "run_identity", "state_file"]
 
@@ -134,8 +131,8 @@ class ResumableModel(EfficientModel):
         self._identity["digest of features"] = hashlib.blake2b(features.encode(), digest_size=8).hexdigest()
         self._identity["training data"] = str(getattr(data_generator, "fingerprint", len(data_generator)))
         self._loader = data_generator
-        self._signal: int | None = None
-        self.valid_gen = None if validation_data is None else _UntilSignal(validation_data, self)
+        self._signals = Signals()
+        self.valid_gen = None if validation_data is None else self._signals.until_heard(validation_data)
         for path in (Path(self.checkpoint), state_file(self.checkpoint)):
             remove_leftovers(path)
 
@@ -146,10 +143,10 @@ class ResumableModel(EfficientModel):
             state_file(self.checkpoint).unlink(missing_ok=True)
         if state is None or not state.get("finished"):
             logging.info(f"Start training: {self._steps_per_epoch} batches/epoch")
-            with self._signals_kept():
+            with self._signals.kept():
                 self._train(epochs, state)
                 self._save({"finished": True, "curve": self.curve})
-            if self._signal is not None:
+            if self._signals.heard is not None:
                 raise self._interruption()
         logging.info("Training finished.")
         logging.info(f"Load best model: {self.checkpoint}")
@@ -194,9 +191,9 @@ class ResumableModel(EfficientModel):
                 self._evaluate()
             is_last = self._batches_done == self._steps_per_epoch
             by_steps = self._checkpoint_steps is not None and self._total_steps % self._checkpoint_steps == 0
-            if is_last or by_steps or self._signal is not None:
+            if is_last or by_steps or self._signals.heard is not None:
                 self._save(self._state())
-            if self._signal is not None:
+            if self._signals.heard is not None:
                 raise self._interruption()
             if self._stop_training:
                 break
@@ -262,7 +259,7 @@ class ResumableModel(EfficientModel):
         before = rng_state()  # a foreign loader may draw from it when its iteration starts
         try:
             self.eval_step()
-        except _SignalInEvaluationError:
+        except SignalInEvaluationError:
             self._save({**self._state(), "rng": before})
             raise self._interruption() from None
         self._evaluation_due = False
@@ -272,33 +269,6 @@ class ResumableModel(EfficientModel):
             f"stopped in epoch {self._epoch_index + 1} after batch {self._batches_done} of {self._steps_per_epoch}; "
             f"the state is in {state_file(self.checkpoint)}"
         )
-
-    @contextmanager
-    def _signals_kept(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM wait for the end of a step; the second one acts at once.
-
-        What was ignored, as Ctrl-C is in a job behind ``&``, stays ignored.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def keep(number: int, _: Any) -> None:
-            self._signal = number
-            restore()
-            # Not by logging: the signal may have come while it was writing, and streams may not be entered twice.
-            os.write(2, b"\nSignal received: the state is saved after this step.\n")
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-        heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, keep) for number in heard}
-        try:
-            yield
-        finally:
-            restore()
 
     def _state(self) -> dict[str, Any]:
         in_group = self._batches_done % self.accumulation_steps and self._batches_done < self._steps_per_epoch
@@ -373,24 +343,3 @@ class ResumableModel(EfficientModel):
             f"Resume after epoch {self._epoch_index + 1}, batch {self._batches_done} of {self._steps_per_epoch}: {path}"
         )
         return state
-
-
-class _SignalInEvaluationError(Exception):
-    pass
-
-
-class _UntilSignal:
-    """Validation batches, until the model has received a signal."""
-
-    def __init__(self, batches: Any, model: ResumableModel) -> None:
-        self._batches = batches
-        self._model = model
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            if self._model._signal is not None:
-                raise _SignalInEvaluationError
-            yield batch
