@@ -132,6 +132,10 @@ def test_collapsed_vectors_are_pointed_out(params: dict[str, Any]) -> None:
         encoder.weight.mul_(1e-4)
     assert "the vectors of item_emb have collapsed: norm" in str(norm_warning(model, valid))
     assert "of item_id" in str(norm_warning(model, valid))
+    with torch.no_grad():  # small beside the others is what counts
+        for parameter in model.embedding_layer.parameters():
+            parameter.mul_(1e-3 if parameter is encoder.weight else 1e-6)
+    assert norm_warning(model, valid) is None
     assert norm_warning(torch.nn.Linear(1, 1), valid) is None
 
 
