@@ -371,6 +371,17 @@ def test_nothing_from_a_file_becomes_markup(build: Callable[[], Page], tmp_path:
     assert "49" not in [data.strip() for _, data in page.texts]
 
 
+@pytest.mark.parametrize(("warned", "folded"), [(3, None), (5, "2 more")])
+def test_many_warnings_of_one_study_are_folded(
+    warned: int, folded: str | None, build: Callable[[], Page], tmp_path: Path
+) -> None:
+    save(tmp_path, "many.json", ablation([variant(f"arm {n}", (1, 2)) for n in range(warned)]))
+    page = build()
+    summaries = [text for tag, text in page.texts if tag == "summary"]
+    assert (folded in summaries) if folded else not [text for text in summaries if "more" in text]
+    assert [text for tag, text in page.texts if tag == "b"] == [f"arm {n}, seed 1:" for n in range(warned)]
+
+
 def test_damaged_files_are_named_and_do_not_stop_the_others(
     build: Callable[[], Page], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
