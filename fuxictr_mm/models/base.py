@@ -47,7 +47,7 @@ class MultimodalRankModel(ResumableModel):
         id_dropout: share of the distinct items of a training batch whose id embedding is zero, and the offset of whose
             trained vectors, so that the rest of the model learns to score items whose id it does not know.
         modality_dropout: share of the distinct items of a training batch that miss a modality, for each modality; a
-            missing vector is zero, as in the item table.
+            missing vector is zero, as in the item table (what training has added to it stays).
         item_col: the item id column.
         kwargs: see :class:`~fuxictr_mm.models.training.ResumableModel`, and the host's ``BaseModel`` arguments
             (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
