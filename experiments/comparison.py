@@ -70,11 +70,6 @@ class Row:
         """One value per seed, NaN where the model does not report the metric."""
         return [getattr(result, split).get(metric, math.nan) for result in self.results]
 
-    def auc_of(self, frequency: str, split: str = "test") -> list[float]:
-        """AUC over the rows whose target is ``"cold"``, ``"rare"`` or ``"warm"``, NaN where there is none."""
-        groups = [result.by_frequency.get(split, {}).get(frequency, {}) for result in self.results]
-        return [math.nan if (auc := group.get("AUC")) is None else auc for group in groups]
-
 
 def check_arms(arms: Sequence[Arm]) -> None:
     """Refuse what could only fail after hours: unknown keys and models, and no matplotlib for the plot.
@@ -175,7 +170,10 @@ def table(rows: Sequence[Row], label: str) -> list[dict[str, str]]:
                 "seeds below first": f"{below} of {len(auc)}",
                 "test gAUC": _cell(statistics.fmean(row.values("gAUC"))),
                 "test logloss": _cell(statistics.fmean(row.values("logloss"))),
-                **{f"{name} AUC": _cell(statistics.fmean(row.auc_of(name))) for name in apart},
+                **{
+                    f"{name} AUC": _cell(statistics.fmean(_auc_of(result, name) for result in row.results))
+                    for name in apart
+                },
                 "valid AUC": _cell(statistics.fmean(row.values("AUC", "valid"))),
                 "parameters": f"{row.results[0].parameters:,}",
                 "train s": f"{statistics.fmean(result.seconds for result in row.results):.0f}",
@@ -188,6 +186,12 @@ def frequencies(rows: Sequence[Row]) -> list[str]:
     """The groups of targets that test AUC is told apart for; none where all targets are in one."""
     groups = [name for name in FREQUENCIES if all(name in r.by_frequency.get("test", {}) for r in rows[0].results)]
     return groups if len(groups) > 1 else []
+
+
+def _auc_of(result: Result, frequency: str, split: str = "test") -> float:
+    """AUC over the rows whose target is ``"cold"``, ``"rare"`` or ``"warm"``, NaN where there is none."""
+    auc = result.by_frequency.get(split, {}).get(frequency, {}).get("AUC")
+    return math.nan if auc is None else auc
 
 
 def _cell(value: float | None) -> str:
@@ -216,10 +220,10 @@ def write_csv(rows: Sequence[Row], seeds: Sequence[int], label: str, path: Path)
         writer = csv.DictWriter(stream, fields, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
-            for number, (seed, result) in enumerate(zip(seeds, row.results)):
+            for seed, result in zip(seeds, row.results):
                 line = {**vars(result), label: row.arm.name, "seed": seed, "seconds": round(result.seconds, 1)}
                 for split in ("valid", "test"):
-                    of_groups = {f"{name}_AUC": row.auc_of(name, split)[number] for name in apart}
+                    of_groups = {f"{name}_AUC": _auc_of(result, name, split) for name in apart}
                     writer.writerow({**line, "split": split, **getattr(result, split), **of_groups})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["SignalInEvaluationError", "Signals"]
+__all__ = ["SignalInEvaluationError", "Signals", "UntilHeard"]
 
 
 class SignalInEvaluationError(Exception):
@@ -54,12 +54,10 @@ class Signals:
         finally:
             restore()
 
-    def until_heard(self, batches: Any) -> "_UntilHeard":
-        """The batches of an evaluation; :class:`SignalInEvaluationError` where a signal has come before one."""
-        return _UntilHeard(batches, self)
 
+class UntilHeard:
+    """The batches of an evaluation; :class:`SignalInEvaluationError` where a signal has come before one."""
 
-class _UntilHeard:
     def __init__(self, batches: Any, signals: Signals) -> None:
         self._batches = batches
         self._signals = signals

@@ -23,7 +23,7 @@ from fuxictr_mm.files import remove_leftovers
 from fuxictr_mm.layers import Slots
 from fuxictr_mm.models.efficient import EfficientModel
 from fuxictr_mm.models.replay import remaining_batches, rng_state, set_rng_state
-from fuxictr_mm.models.signals import SignalInEvaluationError, Signals
+from fuxictr_mm.models.signals import SignalInEvaluationError, Signals, UntilHeard
 
 __all__ = ["MACHINE_KEYS", "ResumableModel", "run_identity", "state_file"]
 
@@ -132,7 +132,7 @@ class ResumableModel(EfficientModel):
         self._identity["training data"] = str(getattr(data_generator, "fingerprint", len(data_generator)))
         self._loader = data_generator
         self._signals = Signals()
-        self.valid_gen = None if validation_data is None else self._signals.until_heard(validation_data)
+        self.valid_gen = None if validation_data is None else UntilHeard(validation_data, self._signals)
         for path in (Path(self.checkpoint), state_file(self.checkpoint)):
             remove_leftovers(path)
 
