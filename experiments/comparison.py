@@ -228,18 +228,22 @@ def write_csv(rows: Sequence[Row], seeds: Sequence[int], label: str, path: Path)
 
 
 def plot_bars(rows: Sequence[Row], path: Path) -> None:
-    """Left test AUC, a dot per seed; right the paired difference to the first row with its 95 % interval."""
+    """Left test AUC, a dot per seed; right the paired difference to the first row with its 95 % interval.
+
+    Bars stand on the right alone: the axis on the left does not begin at zero, so their lengths would mislead.
+    """
     figure, (left, right) = _axes(figsize=(12, 0.45 * len(rows) + 1.5), sharey=True)
     places, figures = range(len(rows)), _auc(rows)
-    left.barh(places, [one.mean for one in figures], color=BLUE)
+    left.plot([one.mean for one in figures], places, "|", color=BLUE, markersize=18, markeredgewidth=4)
     for y, row in enumerate(rows):
         left.plot(row.values("AUC"), [y] * len(row.results), "k.", markersize=5)
     values = [value for row in rows for value in row.values("AUC")]
     margin = 0.15 * (max(values) - min(values)) + 0.002
     left.set_xlim(min(values) - margin, max(values) + margin)
     left.set_yticks(places, [row.arm.name for row in rows])
+    left.grid(axis="y", color="lightgrey", linewidth=0.6)
     left.invert_yaxis()
-    left.set_xlabel("test AUC (bar: mean, dots: seeds)")
+    left.set_xlabel("test AUC (stroke: mean, dots: seeds)")
     right.barh(places, [one.difference for one in figures], xerr=_halves(figures), color=BLUE, capsize=3)
     right.axvline(0, color="black", linewidth=0.8)
     right.set_xlabel(_difference_label(rows))
