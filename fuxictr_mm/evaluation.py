@@ -5,6 +5,7 @@ Apart from the metrics, which are formulas over arrays, and from the runner, whi
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "attention_warning",
     "clicks_per_item",
+    "cold_warning",
     "evaluate_split",
     "gap_warning",
     "norm_warning",
@@ -105,6 +107,25 @@ def gap_warning(valid: Evaluation, test: Evaluation) -> str | None:
         f"test AUC {after:.4f} is {abs(gap):.4f} {'above' if gap > 0 else 'below'} valid AUC {before:.4f}, "
         f"{abs(gap) / error:.0f} standard errors: the splits differ, or too much was chosen by valid; compare "
         "the splits with inspect_data.py."
+    )
+
+
+def cold_warning(model: Any, evaluated: Mapping[str, Evaluation]) -> str | None:
+    """One sentence if a model that compares own clicks scores cold items without training for them, else ``None``.
+
+    Args:
+        model: a model of ours; of any other, nothing is said.
+        evaluated: split -> what was found there.
+    """
+    if not isinstance(model, MultimodalRankModel) or not model.vectors.own_clicks or model.id_dropout:
+        return None
+    rows = {split: one.by_frequency["cold"]["rows"] for split, one in evaluated.items() if "cold" in one.by_frequency}
+    if not rows:
+        return None
+    found = " and ".join(f"{count:,} rows of {split}" for split, count in rows.items())
+    return (
+        f"similarity compares own clicks ({', '.join(model.vectors.own_clicks)}), and {found} ask for items that "
+        "nobody clicked in training: set id_dropout: 0.1, which trains for such items, or leave own clicks out."
     )
 
 

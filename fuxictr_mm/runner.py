@@ -22,7 +22,14 @@ from fuxictr_mm.config import check_keys, load_experiment, user_errors
 from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.evaluation import attention_warning, clicks_per_item, evaluate_split, gap_warning, norm_warning
+from fuxictr_mm.evaluation import (
+    attention_warning,
+    clicks_per_item,
+    cold_warning,
+    evaluate_split,
+    gap_warning,
+    norm_warning,
+)
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
@@ -131,7 +138,7 @@ def run_experiment(
         logging.info(f"{params['test_data']} has no label column: no test metrics.")
 
     best = {split: best_auc(params[f"{split}_data"]) for split in evaluated}
-    warnings = [norm_warning(model, valid), attention_warning(model, valid)]
+    warnings = [cold_warning(model, evaluated), norm_warning(model, valid), attention_warning(model, valid)]
     if "test" in evaluated:
         warnings.append(gap_warning(evaluated["valid"], evaluated["test"]))
     result = Result(

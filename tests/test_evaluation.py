@@ -16,6 +16,7 @@ from fuxictr_mm.evaluation import (
     Evaluation,
     attention_warning,
     clicks_per_item,
+    cold_warning,
     evaluate_split,
     gap_warning,
     norm_warning,
@@ -137,6 +138,21 @@ def test_collapsed_vectors_are_pointed_out(params: dict[str, Any]) -> None:
             parameter.mul_(1e-3 if parameter is encoder.weight else 1e-6)
     assert norm_warning(model, valid) is None
     assert norm_warning(torch.nn.Linear(1, 1), valid) is None
+
+
+def test_own_clicks_without_training_for_cold_items_are_pointed_out(params: dict[str, Any]) -> None:
+    model, overall = model_of(params), {"AUC": 0.7}
+    cold = {"test": Evaluation(overall, {"cold": {"items": 3, "rows": 1200, "AUC": 0.6}, "warm": {"rows": 9}}, 0.01)}
+    assert cold_warning(model, cold) is None  # no own clicks
+    model.vectors.own_clicks = ["item_peers"]
+    assert "own clicks (item_peers), and 1,200 rows of test ask for items that nobody" in str(cold_warning(model, cold))
+    both = {"valid": cold["test"], **cold}
+    assert "1,200 rows of valid and 1,200 rows of test ask" in str(cold_warning(model, both))
+    warm = {"test": Evaluation(overall, {"warm": {"items": 3, "rows": 9, "AUC": 0.6}}, 0.01)}
+    assert cold_warning(model, warm) is None
+    assert cold_warning(torch.nn.Linear(1, 1), cold) is None
+    model.id_dropout = 0.1
+    assert cold_warning(model, cold) is None
 
 
 def test_uniform_attention_is_pointed_out(params: dict[str, Any]) -> None:

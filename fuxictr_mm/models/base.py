@@ -44,8 +44,9 @@ class MultimodalRankModel(ResumableModel):
         similarity: item columns of vectors whose cosines between target and history are a part of the context, per
             modality; columns of ``type: meta`` are compared only, those of ``type: embedding`` are fields as well.
         similarity_top_k, similarity_bias: see :class:`~fuxictr_mm.layers.HistorySimilarity`.
-        id_dropout: share of the distinct items of a training batch whose id embedding is zero, and the offset of whose
-            trained vectors, so that the rest of the model learns to score items whose id it does not know.
+        id_dropout: share of the distinct items of a training batch that are treated as if training did not know them:
+            their id embedding is zero, the offset of their trained vectors, and their own clicks in ``similarity``.
+            The rest of the model learns to score items that have nothing but vectors.
         modality_dropout: share of the distinct items of a training batch that miss a modality, for each modality; a
             missing vector is zero, as in the item table (what training has added to it stays).
         item_col: the item id column.
@@ -99,12 +100,13 @@ class MultimodalRankModel(ResumableModel):
         self.id_dropout = _share("id_dropout", id_dropout)
         self.modality_dropout = _share("modality_dropout", modality_dropout)
         self.item_col = item_col
-        if id_dropout and item_col not in self.item_field_dims and not self.trained_vectors:
+        self.vectors = ItemVectors(feature_map, similarity, item_col)
+        known_by_id = item_col in self.item_field_dims or self.trained_vectors or self.vectors.own_clicks
+        if id_dropout and not known_by_id:
             raise ConfigError(
                 f"id_dropout: the item id {item_col!r} is no item field; found {sorted(self.item_field_dims)}. Name it "
                 "by the dataset key 'item_col', or set id_dropout: 0."
             )
-        self.vectors = ItemVectors(feature_map, similarity, item_col)
         self.similarity: HistorySimilarity | None = None
         if self.vectors.count:
             self.similarity = HistorySimilarity(self.vectors.count, similarity_top_k, similarity_bias)
@@ -156,10 +158,13 @@ class MultimodalRankModel(ResumableModel):
         if batch.is_real_BL.shape[1] == 0:  # no row of the batch has a history: one position of padding stands in
             is_real_B1 = batch.is_real_BL.new_zeros(len(batch.is_real_BL), 1)
             batch = MultimodalBatch(batch.context, batch.items, batch.item_index[:, [-1, -1]], is_real_B1)
+        is_known_U1 = self.draw_known_items(batch)
+        if is_known_U1 is not None:
+            batch = self.vectors.without_own_clicks(batch, is_known_U1)
         compared = None if self.similarity is None else self.vectors.compare(batch, self.training)
         with self.autocast():
             context_BC = self.embed_context(batch)
-            target_BD, history_BLD, is_real_BL = self.embed_items(batch)
+            target_BD, history_BLD, is_real_BL = self.embed_items(batch, is_known_U1)
             return {"y_pred": self.rank(context_BC, target_BD, history_BLD, is_real_BL, compared)}
 
     def rank(
@@ -207,13 +212,25 @@ class MultimodalRankModel(ResumableModel):
             return torch.zeros(batch.item_index.shape[0], 0, device=self.device)
         return self._embed(batch.context, self.context_field_dims, "context")
 
-    def embed_items(self, batch: MultimodalBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def draw_known_items(self, batch: MultimodalBatch) -> torch.Tensor | None:
+        """(U, 1) bool, False for the items that ``id_dropout`` leaves out; ``None`` where it leaves out none."""
+        if not self.training or not self.id_dropout:
+            return None
+        n_items = len(next(iter(batch.items.values())))
+        return torch.rand(n_items, 1, device=self.device) >= self.id_dropout
+
+    def embed_items(
+        self, batch: MultimodalBatch, is_known_U1: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embed each row of ``batch.items`` once and spread the result over the batch.
+
+        Args:
+            is_known_U1: see :meth:`draw_known_items`.
 
         Returns:
             target (B, D), history (B, L, D) with exact zeros at padding, and the mask (B, L).
         """
-        items_UD = self._embed_items(batch.items)
+        items_UD = self._embed_items(batch.items, is_known_U1)
         spread = nn.functional.embedding(batch.item_index, items_UD)
         # Zeroed here and not trusted to be zero: an alignment with a bias, or a foreign loader, may fill padding rows.
         history_BLD = spread[:, :-1].masked_fill(~batch.is_real_BL.unsqueeze(-1), 0.0)
@@ -230,23 +247,19 @@ class MultimodalRankModel(ResumableModel):
         fields = items_UD[used_U].float().split(list(self.item_field_dims.values()), dim=-1)
         return {name: float(f.square().sum(-1).mean().sqrt()) for name, f in zip(self.item_field_dims, fields)}
 
-    def _embed_items(self, items: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Item fields side by side, (U, D); in training, what an item's id stands for is left out at random."""
-        is_kept_U1 = None
-        if self.training and self.id_dropout:
-            n_items = len(next(iter(items.values())))
-            is_kept_U1 = torch.rand(n_items, 1, device=self.device) >= self.id_dropout
+    def _embed_items(self, items: Mapping[str, torch.Tensor], is_known_U1: torch.Tensor | None = None) -> torch.Tensor:
+        """Item fields side by side, (U, D), without what the ids of unknown items stand for."""
         values = dict(items)
         if self.trained_vectors:
             self._check_columns(items, [*self.trained_vectors, self.item_col], "item")
         for name in self.trained_vectors:
             offset_UW = self.embedding_layer.embedding_layer.offsets[name](items[self.item_col].long())
-            values[name] = values[name] + (offset_UW if is_kept_U1 is None else offset_UW * is_kept_U1)
+            values[name] = values[name] + (offset_UW if is_known_U1 is None else offset_UW * is_known_U1)
         items_UD = self._embed(values, self.item_field_dims, "item")
-        if is_kept_U1 is None or self.item_col not in self.item_field_dims:
+        if is_known_U1 is None or self.item_col not in self.item_field_dims:
             return items_UD
         fields = dict(zip(self.item_field_dims, items_UD.split(list(self.item_field_dims.values()), dim=-1)))
-        fields[self.item_col] = fields[self.item_col] * is_kept_U1
+        fields[self.item_col] = fields[self.item_col] * is_known_U1
         return torch.cat(list(fields.values()), dim=-1)
 
     def _embed(self, values: Any, fields: Iterable[str], kind: str) -> torch.Tensor:

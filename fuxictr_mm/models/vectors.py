@@ -39,6 +39,7 @@ class ItemVectors:
         blocks: column -> its modalities and their widths, in the order in which they stand side by side. Click vectors
             are one block: expected ones hold the vectors of targets, then those of histories, own ones the folds.
         compared: as given.
+        own_clicks: those of ``compared`` that hold items' own clicks.
         count: number M of blocks that are compared.
 
     Raises:
@@ -58,6 +59,7 @@ class ItemVectors:
             )
         self.compared = list(compared or ())
         self._clicks = {name: feature_map.features[name].get("click_vectors") for name in self.blocks}
+        self.own_clicks = [name for name in self.compared if self._clicks[name] == "own"]
         folds = {feature_map.features[name].get("click_folds", 0) for name in self.compared}
         self._folds = max(folds, default=0)  # of users; own clicks of every column have the same
         self._group_id = feature_map.group_id
@@ -77,6 +79,11 @@ class ItemVectors:
                     is_kept[modality] = torch.rand(len(items[name]), 1, device=items[name].device) >= share
             items[name] = torch.cat([part * is_kept[modality] for part, (modality, _) in zip(parts, blocks)], dim=-1)
         return MultimodalBatch(batch.context, items, batch.item_index, batch.is_real_BL)
+
+    def without_own_clicks(self, batch: MultimodalBatch, is_known_U1: torch.Tensor) -> MultimodalBatch:
+        """Zero the own clicks of the items that are not known, (U, 1) bool: an item that is new has none."""
+        own = {name: batch.items[name] * is_known_U1 for name in self.own_clicks if name in batch.items}
+        return MultimodalBatch(batch.context, {**batch.items, **own}, batch.item_index, batch.is_real_BL)
 
     def units(self, items: Mapping[str, torch.Tensor]) -> list[ComparedVectors]:
         """The vectors of ``items``, for each block that is compared; own clicks are those of all users."""
@@ -103,7 +110,7 @@ class ItemVectors:
         rows_of_folds = self._rows_of_folds(batch) if training and self._folds else None
         found, known = [], []
         for name in self.compared:
-            if rows_of_folds is None or self._clicks[name] != "own":
+            if rows_of_folds is None or name not in self.own_clicks:
                 parts = [_compared(vectors, index) for vectors in self._units_of(name, batch.items)]
             else:
                 cosine_BL = torch.zeros(is_other_BL.shape, device=index.device)
@@ -128,7 +135,7 @@ class ItemVectors:
         if self._clicks[name] == "expected":
             target, history = values.chunk(2, dim=-1)
             return [ComparedVectors(*unit_rows(target), *unit_rows(history))]
-        if self._clicks[name] == "own":
+        if name in self.own_clicks:
             blocks = [values.chunk(1 + self._folds, dim=-1)[view]]
         else:
             blocks = list(values.split([width for _, width in self.blocks[name]], dim=-1))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
 from tests.models.test_contracts import build, scores
@@ -90,8 +91,10 @@ def test_id_dropout_leaves_out_what_was_trained(tmp_path: Path) -> None:
     model = build("din", tmp_path, feature_map=columns, id_dropout=0.5, alignment="none").train()
     with torch.no_grad():
         model.get_parameter(OFFSETS)[1:] = 1.0
-    items = tiny_challenge_batch(tiny_feature_map(tmp_path))[1]
-    added = model._embed_items(items).split(list(model.item_field_dims.values()), dim=-1)[-1] - items["item_emb"]
+    inputs = tiny_challenge_batch(tiny_feature_map(tmp_path))
+    items, is_known_U1 = inputs[1], model.draw_known_items(MultimodalBatch.from_inputs(inputs))
+    fields = model._embed_items(items, is_known_U1).split(list(model.item_field_dims.values()), dim=-1)
+    added = fields[-1] - items["item_emb"]
     is_real = items["item_id"] > 0
     assert set(added[is_real].round(decimals=4).mean(1).tolist()) == {0.0, 1.0}
     assert not added[~is_real].any()

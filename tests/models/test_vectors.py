@@ -13,6 +13,7 @@ from fuxictr_mm.models.vectors import ItemVectors
 from tests.models.test_contracts import build, scores
 from tests.synthetic import tiny_challenge_batch, tiny_feature_map, tiny_item_table
 
+OWN_CLICKS = {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
 BOTH = pytest.mark.parametrize("variant", ["transformer", "din"])
 
 
@@ -78,7 +79,7 @@ def test_click_vectors_differ_between_target_and_history(tmp_path: Path) -> None
 
 def test_own_clicks_are_compared_without_those_of_the_rows_user(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
-    columns.features["raw"] |= {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
+    columns.features["raw"] |= OWN_CLICKS
     table = item_table(columns)
     batch = batch_of(columns, table)
     batch.context["user_id"] = torch.tensor([3, 4, -2, 8])
@@ -100,7 +101,7 @@ def test_own_clicks_are_compared_without_those_of_the_rows_user(tmp_path: Path) 
 
 def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
-    columns.features["raw"] |= {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
+    columns.features["raw"] |= OWN_CLICKS
     model = build("din", tmp_path, feature_map=columns, similarity=["raw"], net_dropout=0.0)
     table = item_table(columns)
     other = {**table, "raw": torch.cat([table["raw"][:, :3].exp(), table["raw"][:, 3:]], dim=1)}
@@ -217,7 +218,7 @@ def test_a_dropped_id_is_a_zero_embedding_of_that_item_everywhere(variant: str, 
     batch = batch_of(columns, item_table(columns), (6, 6, 6))
     torch.manual_seed(1)
     with torch.no_grad():
-        target, history, _ = model.embed_items(batch)
+        target, history, _ = model.embed_items(batch, model.draw_known_items(batch))
     width = model.item_field_dims["item_id"]
     everywhere = torch.cat([history, target.unsqueeze(1)], dim=1)
     gone = (everywhere[..., :width] == 0).all(-1)
@@ -225,6 +226,46 @@ def test_a_dropped_id_is_a_zero_embedding_of_that_item_everywhere(variant: str, 
     share = {item: gone[ids == item].float().mean().item() for item in ids.unique().tolist()}
     assert set(share.values()) == {0.0, 1.0}
     assert (everywhere[..., width:] != 0).any(-1).all()  # the other fields stay
+
+
+@BOTH
+def test_an_item_without_id_is_trained_as_scoring_will_see_it(variant: str, tmp_path: Path) -> None:
+    """A new item has the zero row of the id embedding and no clicks: id dropout has to leave out both of an item."""
+    columns = feature_map(tmp_path)
+    columns.features["raw"] |= OWN_CLICKS
+    switches = {"net_dropout": 0, "transformer_dropout": 0, "similarity": ["raw", "item_emb"], "id_dropout": 0.5}
+    model = build(variant, tmp_path, feature_map=columns, **switches).train()
+    table = item_table(columns)
+    batch = batch_of(columns, table, (6, 6, 6))
+    batch.context["user_id"] = torch.tensor([0, 1, 2])
+    seen: dict[str, Any] = {}
+    embed, compare = model._embed_items, model.vectors.compare
+
+    def embed_items(items: Any, is_known_U1: Any) -> torch.Tensor:
+        seen["known"], seen["fields"] = is_known_U1, embed(items, is_known_U1)
+        return seen["fields"]
+
+    def compared(batch: Any, training: bool) -> Any:
+        seen["items"] = batch.items
+        return compare(batch, training)
+
+    model._embed_items, model.vectors.compare = embed_items, compared  # type: ignore[method-assign, assignment]
+    torch.manual_seed(1)
+    scores(model, batch)
+    gone = ~seen["known"].squeeze(1)
+    is_item = batch.items["item_id"] > 0
+    assert 0 < gone[is_item].sum() < is_item.sum()
+    assert not seen["items"]["raw"][gone].any()
+    assert torch.equal(seen["items"]["raw"][~gone], batch.items["raw"][~gone])
+    assert torch.equal(seen["items"]["item_emb"], batch.items["item_emb"])  # what an item's vectors say stays
+    ids = seen["fields"][:, : model.item_field_dims["item_id"]]
+    assert torch.equal((ids == 0).all(1), gone | ~is_item)
+
+
+def test_id_dropout_needs_no_id_field_where_own_clicks_are_compared(tmp_path: Path) -> None:
+    columns = feature_map(tmp_path)
+    columns.features["raw"] |= OWN_CLICKS
+    build("din", tmp_path, feature_map=columns, similarity=["raw"], id_dropout=0.1, item_col="video")
 
 
 @pytest.mark.parametrize(
