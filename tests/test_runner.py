@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_ids_that_start_from_vectors(config: Path) -> None:
     out = config / "scores.parquet"
     report = predict_file(model, model.feature_map, params["test_data"], out, max_len=5, metrics=["AUC"])
     assert report.metrics["AUC"] == pytest.approx(result.test["AUC"], abs=1e-6)
+
+
+def test_a_model_of_own_clicks_is_warned_of_new_items(config: Path) -> None:
+    rows = pq.read_table(config / "train.parquet")
+    pq.write_table(rows.filter(pc.not_equal(rows["item_id"], 7)), config / "train.parquet")
+    peers = {"name": "peers", "active": True, "dtype": "float", "type": "meta", "source": "item", "clicks": 3}
+    said = "similarity compares own clicks (peers), and "
+    for id_dropout in (0.0, 0.1):
+        params = load("din", config, epochs=1, similarity=["peers"], id_dropout=id_dropout)
+        params["feature_cols"].append(peers)
+        result = run_experiment(params)
+        cold = result.by_frequency["test"]["cold"]
+        assert cold["items"] == 1
+        assert any(sentence.startswith(said) for sentence in result.warnings) == (id_dropout == 0)
+        assert (f"WARNING {said}" in result.checkpoint.with_suffix(".log").read_text()) == (id_dropout == 0)
+        assert finished_result(params) == result
 
 
 @pytest.mark.parametrize("value", [False, True])
