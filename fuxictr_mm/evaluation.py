@@ -27,6 +27,7 @@ __all__ = [
     "evaluate_split",
     "gap_warning",
     "norm_warning",
+    "warnings_of",
 ]
 
 # Clicks of the target item in training: from, below.
@@ -95,6 +96,20 @@ def evaluate_split(model: Any, loader: MMCTRDataLoader, metrics: list[str], clic
     return Evaluation(
         overall, by_frequency, _auc_error(overall.get("AUC", math.nan), positives, len(labels) - positives)
     )
+
+
+def warnings_of(model: Any, valid: MMCTRDataLoader, evaluated: Mapping[str, Evaluation]) -> list[str]:
+    """What a careful person would look at in a result, one sentence each.
+
+    Args:
+        model: as it was evaluated.
+        valid: the loader of the valid split.
+        evaluated: split -> what was found there; ``"valid"``, and ``"test"`` where it has labels.
+    """
+    found = [cold_warning(model, evaluated), norm_warning(model, valid), attention_warning(model, valid)]
+    if "test" in evaluated:
+        found.append(gap_warning(evaluated["valid"], evaluated["test"]))
+    return [sentence for sentence in found if sentence]
 
 
 def gap_warning(valid: Evaluation, test: Evaluation) -> str | None:

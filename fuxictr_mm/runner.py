@@ -22,14 +22,7 @@ from fuxictr_mm.config import check_keys, load_experiment, user_errors
 from fuxictr_mm.data.demo import best_auc, ensure_demo
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.evaluation import (
-    attention_warning,
-    clicks_per_item,
-    cold_warning,
-    evaluate_split,
-    gap_warning,
-    norm_warning,
-)
+from fuxictr_mm.evaluation import clicks_per_item, evaluate_split, warnings_of
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.training import MACHINE_KEYS, run_identity, state_file
@@ -138,9 +131,6 @@ def run_experiment(
         logging.info(f"{params['test_data']} has no label column: no test metrics.")
 
     best = {split: best_auc(params[f"{split}_data"]) for split in evaluated}
-    warnings = [cold_warning(model, evaluated), norm_warning(model, valid), attention_warning(model, valid)]
-    if "test" in evaluated:
-        warnings.append(gap_warning(evaluated["valid"], evaluated["test"]))
     result = Result(
         expid=params["model_id"],
         dataset_id=params["dataset_id"],
@@ -153,7 +143,7 @@ def run_experiment(
         commit=commit,
         by_frequency={split: found.by_frequency for split, found in evaluated.items()},
         curve=getattr(model, "curve", []),
-        warnings=[sentence for sentence in warnings if sentence],
+        warnings=warnings_of(model, valid, evaluated),
     )
     for sentence in result.warnings:
         logging.warning(sentence)
