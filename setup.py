@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["fuxictr_mm", "fuxictr_mm.*"]),
-    package_data={"fuxictr_mm": ["py.typed"]},
+    package_data={"fuxictr_mm": ["py.typed", "report/*.jinja"]},
     install_requires=[
         "fuxictr>=2.3.7,!=2.3.8",
         "torch>=2.4",

@@ -20,19 +20,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from fuxictr_mm.attention import attention_summary, history_attention, uniform_attention_warning
 from fuxictr_mm.batch import RaggedBatch
-from fuxictr_mm.config import user_errors
+from fuxictr_mm.config.experiment import user_errors
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.loader import item_columns, named_item_table
 from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.files import atomic_write, open_parquet
-from fuxictr_mm.provenance import current_commit, machine
-from fuxictr_mm.results import checkpoint_file, saved_params
-from fuxictr_mm.runner import resolve_experiment, restore_experiment
-from fuxictr_mm.schema import DatasetSchema
+from fuxictr_mm.models.history_attention import attention_summary, history_attention, uniform_attention_warning
+from fuxictr_mm.run.provenance import current_commit, machine
+from fuxictr_mm.run.results import checkpoint_file, saved_params
+from fuxictr_mm.run.run import resolve_experiment, restore_experiment
 
 HERE = Path(__file__).resolve().parent
 SPLITS = ("train", "valid", "test")

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from fuxictr_mm.config import user_errors
-from fuxictr_mm.export import DEFAULT_OPSET, check_target, export_onnx, export_safetensors
+from fuxictr_mm.config.experiment import user_errors
 from fuxictr_mm.files import file_fingerprint
-from fuxictr_mm.runner import resolve_experiment, restore_experiment
+from fuxictr_mm.run.run import resolve_experiment, restore_experiment
+from fuxictr_mm.serve.export import DEFAULT_OPSET, check_target, export_onnx, export_safetensors
 
 
 def main(argv: list[str] | None = None) -> None:

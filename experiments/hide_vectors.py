@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fuxictr_mm.config import REPOSITORY, load_dataset, user_errors
+from fuxictr_mm.config.experiment import REPOSITORY, load_dataset, user_errors
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.columns import Sources, entry_modalities
+from fuxictr_mm.features.sources import Sources, entry_modalities
 from fuxictr_mm.files import atomic_write, open_parquet
-from fuxictr_mm.schema import DatasetSchema
 
 SHARES = (0.1, 0.3, 0.5, 0.7)
 

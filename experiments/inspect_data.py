@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from fuxictr_mm.config import REPOSITORY, load_dataset, user_errors
-from fuxictr_mm.data.demo import ensure_demo
-from fuxictr_mm.data.inspection import inspect_dataset
+from fuxictr_mm.config.experiment import REPOSITORY, load_dataset, user_errors
+from fuxictr_mm.demo.generator import ensure_demo
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.inspect.inspection import inspect_dataset
 
 
 def main() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from fuxictr_mm.config import REPOSITORY, user_errors
-from fuxictr_mm.data.demo import DemoSettings, best_auc, generate_demo
+from fuxictr_mm.config.experiment import REPOSITORY, user_errors
+from fuxictr_mm.demo.generator import DemoSettings, best_auc, generate_demo
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line: one argument per field of :class:`~fuxictr_mm.data.demo.DemoSettings`."""
+    """Command line: one argument per field of :class:`~fuxictr_mm.demo.generator.DemoSettings`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "MMCTR_demo", help="folder to write")
     for field in fields(DemoSettings):

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from fuxictr_mm.config import user_errors
+from fuxictr_mm.config.experiment import user_errors
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.prediction import predict_file
-from fuxictr_mm.results import checkpoint_file, saved_params
-from fuxictr_mm.runner import resolve_experiment, restore_experiment
+from fuxictr_mm.run.results import checkpoint_file, saved_params
+from fuxictr_mm.run.run import resolve_experiment, restore_experiment
+from fuxictr_mm.serve.prediction import predict_file
 
 SPLITS = ("train", "valid", "test")
 

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from reporting.read import read_folder
-from reporting.sections import section
-from reporting.view import Section
 
-from fuxictr_mm.config import user_errors
+from fuxictr_mm.config.experiment import user_errors
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.report.read import read_folder
+from fuxictr_mm.report.sections import section
+from fuxictr_mm.report.view import Section
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = (HERE / "results", HERE / "benchmarks" / "results")
@@ -41,7 +41,7 @@ def page(sections: Sequence[Section], problems: Sequence[str]) -> str:
         (words, [(anchor, one) for anchor, one in anchors.items() if one.kind == kind]) for kind, words in KINDS.items()
     ]
     environment = Environment(
-        loader=FileSystemLoader(HERE / "reporting"),
+        loader=PackageLoader("fuxictr_mm", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,

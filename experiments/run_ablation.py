@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import (
+
+from fuxictr_mm.config.experiment import nearest, user_errors
+from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.data.loader import named_item_table
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.run.provenance import machine
+from fuxictr_mm.run.run import restore_experiment
+from fuxictr_mm.serve.ranking import Ranker
+from fuxictr_mm.study.arms import (
     Arm,
     Row,
     check_arms,
@@ -34,17 +44,7 @@ from comparison import (
     table,
     write_csv,
 )
-from study import Study, list_studies, read_study, study_arms
-
-from fuxictr_mm.config import nearest, user_errors
-from fuxictr_mm.data.loader import named_item_table
-from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.files import atomic_write, open_parquet
-from fuxictr_mm.models.base import MultimodalRankModel
-from fuxictr_mm.provenance import machine
-from fuxictr_mm.ranking import Ranker
-from fuxictr_mm.runner import restore_experiment
-from fuxictr_mm.schema import DatasetSchema
+from fuxictr_mm.study.variants import Study, list_studies, read_study, study_arms
 
 HERE = Path(__file__).resolve().parent
 CANDIDATES, WARM_UP, REPETITIONS = 100, 5, 30

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fuxictr_mm.runner import main
+from fuxictr_mm.run.run import main
 
 if __name__ == "__main__":
     main(csv_dir=Path(__file__).resolve().parent)

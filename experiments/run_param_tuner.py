@@ -26,13 +26,13 @@ from fuxictr.autotuner import grid_search
 from fuxictr.utils import Monitor
 
 from fuxictr_mm.compat import find_model
-from fuxictr_mm.config import check_keys, load_dataset, user_errors
+from fuxictr_mm.config.experiment import check_keys, load_dataset, user_errors
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.registration import register
-from fuxictr_mm.runner import Result, finished_result, resolve_experiment
-from fuxictr_mm.schema import DatasetSchema
-from fuxictr_mm.sweep import Experiment, Tuner, enumerate_experiments, read_tuner, write_configs
+from fuxictr_mm.models.registry import register
+from fuxictr_mm.run.run import Result, finished_result, resolve_experiment
+from fuxictr_mm.study.tuner import Experiment, Tuner, enumerate_experiments, read_tuner, write_configs
 
 HERE = Path(__file__).resolve().parent
 RUN_EXPID = HERE / "run_expid.py"

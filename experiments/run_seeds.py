@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparison import Arm, Row, check_arms, collect, markdown, plot_bars, run_arms, table, write_csv
-
-from fuxictr_mm.config import user_errors
+from fuxictr_mm.config.experiment import user_errors
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.runner import resolve_experiment
+from fuxictr_mm.run.run import resolve_experiment
+from fuxictr_mm.study.arms import Arm, Row, check_arms, collect, markdown, plot_bars, run_arms, table, write_csv
 
 HERE = Path(__file__).resolve().parent
 

@@ -3,21 +3,25 @@
 An existing FuxiCTR script needs three lines: ``fuxictr_mm.register(model_zoo)``, :class:`MultimodalFeatureProcessor` in
 place of ``FeatureProcessor``, and ``params["data_loader"] = MMCTRDataLoader``.
 
-Rooms: :mod:`~fuxictr_mm.features` (vectors to item table), :mod:`~fuxictr_mm.data` (files to batches),
-:mod:`~fuxictr_mm.layers`, :mod:`~fuxictr_mm.models`, :mod:`~fuxictr_mm.runner` (YAML to result, and back to a model),
-:mod:`~fuxictr_mm.prediction` (files), :mod:`~fuxictr_mm.ranking` (one user's candidates), :mod:`~fuxictr_mm.attention`
-(what a trained model looks at), :mod:`~fuxictr_mm.export`.
+Names are loaded when they are asked for (PEP 562), so ``import fuxictr_mm`` takes milliseconds and loads no torch. The
+rooms, and which may import which, are in ``README.md`` of this folder.
 """
 
-from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
-from fuxictr_mm.features.pca import ModalityPCA
-from fuxictr_mm.features.processor import MultimodalFeatureProcessor
-from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel, Transformer_DCNv2
-from fuxictr_mm.prediction import predict_file
-from fuxictr_mm.ranking import Ranker
-from fuxictr_mm.registration import register
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fuxictr_mm.batch import MultimodalBatch
+    from fuxictr_mm.data.loader import MMCTRDataLoader
+    from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
+    from fuxictr_mm.features.derive.pca import ModalityPCA
+    from fuxictr_mm.features.processor import MultimodalFeatureProcessor
+    from fuxictr_mm.models.base import MultimodalRankModel
+    from fuxictr_mm.models.din_se_mhta import DIN_SE_MHTA
+    from fuxictr_mm.models.registry import register
+    from fuxictr_mm.models.transformer_dcnv2 import Transformer_DCNv2
+    from fuxictr_mm.serve.prediction import predict_file
+    from fuxictr_mm.serve.ranking import Ranker
 
 __all__ = [
     "ConfigError",
@@ -34,3 +38,31 @@ __all__ = [
     "predict_file",
     "register",
 ]
+
+_MODULES = {
+    "ConfigError": "errors",
+    "DIN_SE_MHTA": "models.din_se_mhta",
+    "DataError": "errors",
+    "MMCTRDataLoader": "data.loader",
+    "ModalityPCA": "features.derive.pca",
+    "MultimodalBatch": "batch",
+    "MultimodalFeatureProcessor": "features.processor",
+    "MultimodalRankModel": "models.base",
+    "Ranker": "serve.ranking",
+    "TrainingInterrupted": "errors",
+    "Transformer_DCNv2": "models.transformer_dcnv2",
+    "predict_file": "serve.prediction",
+    "register": "models.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,12 +8,12 @@ import pytest
 import yaml
 from fuxictr import autotuner
 
+from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
-from tests.test_runner import BASE, EXPERIMENTS
 
 SCRIPT = """
 from pathlib import Path
-from fuxictr_mm.runner import main
+from fuxictr_mm.run.run import main
 if __name__ == "__main__":
     main(csv_dir=Path(__file__).resolve().parent)
 """

@@ -10,7 +10,7 @@ import pytest
 from fuxictr_mm import compat
 from fuxictr_mm.compat import find_model, host_loaders, host_model_names, validate_data
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.pca import ModalityPCA
+from fuxictr_mm.features.derive.pca import ModalityPCA
 
 PARAMS: dict[str, Any] = {"train_data": "a", "valid_data": "b", "test_data": None, "batch_size": 7}
 

@@ -15,7 +15,7 @@ from fuxictr.pytorch.dataloaders import RankDataLoader
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 import fuxictr_mm
-from fuxictr_mm.data.demo import DemoSettings, generate_demo
+from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from tests.synthetic import RUN_PARAMS
 
 ITEMS = 300

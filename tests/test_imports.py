@@ -12,10 +12,10 @@ from fuxictr_mm.compat import host_model_names
 PACKAGE = Path(__file__).resolve().parents[1] / "fuxictr_mm"
 # room -> parts of the package that it must not know
 FORBIDDEN = {
-    "features": ("fuxictr_mm.data", "fuxictr_mm.layers", "fuxictr_mm.models", "fuxictr_mm.runner", "torch"),
-    "data": ("fuxictr_mm.layers", "fuxictr_mm.models", "fuxictr_mm.runner"),
-    "layers": ("fuxictr_mm.data", "fuxictr_mm.features", "fuxictr_mm.models", "fuxictr_mm.runner"),
-    "models": ("fuxictr_mm.data", "fuxictr_mm.features", "fuxictr_mm.runner"),
+    "features": ("fuxictr_mm.data", "fuxictr_mm.layers", "fuxictr_mm.models", "fuxictr_mm.run.run", "torch"),
+    "data": ("fuxictr_mm.layers", "fuxictr_mm.models", "fuxictr_mm.run.run"),
+    "layers": ("fuxictr_mm.data", "fuxictr_mm.features", "fuxictr_mm.models", "fuxictr_mm.run.run"),
+    "models": ("fuxictr_mm.data", "fuxictr_mm.features", "fuxictr_mm.run.run"),
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.provenance import current_commit, machine
+from fuxictr_mm.run.provenance import current_commit, machine
 
 __all__ = ["N_ITEMS", "Memory", "draw_lengths", "median_and_spread", "measure", "peak_memory", "table", "write"]
 

@@ -32,14 +32,14 @@ from ranking import CONTEXT, SMALL, feature_map, item_table
 from tqdm import tqdm
 
 from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.config import user_errors
+from fuxictr_mm.config.experiment import user_errors
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.rows import read_rows
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.item_table import build_item_table
-from fuxictr_mm.features.pca import ModalityPCA
+from fuxictr_mm.features.derive.pca import ModalityPCA
+from fuxictr_mm.features.table import build_item_table
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
-from fuxictr_mm.schema import DatasetSchema
 
 MODELS = {"Transformer_DCNv2": Transformer_DCNv2, "DIN_SE_MHTA": DIN_SE_MHTA}
 BATCH_SIZE = 256

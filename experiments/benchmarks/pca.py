@@ -20,7 +20,7 @@ from scipy import linalg
 from sklearn.decomposition import PCA, IncrementalPCA
 from tqdm import tqdm
 
-from fuxictr_mm.features.pca import ModalityPCA
+from fuxictr_mm.features.derive.pca import ModalityPCA
 
 CHUNK_ROWS = 8192  # as the item table feeds them
 YARDSTICK = "scikit-learn covariance_eigh, float32"

@@ -25,9 +25,9 @@ from model_zoo.LongCTR import TransAct
 from step import transact_weights
 from tqdm import tqdm
 
-from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
-from fuxictr_mm.ranking import Ranker
+from fuxictr_mm.serve.ranking import Ranker
 
 CONTEXT = ("likes_level", "views_level")
 BATCH_SIZE = 1024

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.files import open_parquet
-from fuxictr_mm.schema import Column, DatasetSchema
 
 __all__ = ["CHUNK_ROWS", "GroupNumbers", "Split", "iter_split", "iter_whole_split", "number_groups", "read_split"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fuxictr_mm.batch import ItemColumns, RaggedBatch
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.rows import Rows
-from fuxictr_mm.schema import DatasetSchema
 
 __all__ = ["ROWS_AT_ONCE", "BatchGatherer"]
 

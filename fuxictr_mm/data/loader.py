@@ -11,13 +11,13 @@ import torch
 from fuxictr.pytorch.torch_utils import get_device
 
 from fuxictr_mm.batch import ItemColumns, MultimodalBatch
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.data.stream import StreamedRows, stream_split
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.item_table import ItemTable, read_item_info
-from fuxictr_mm.schema import DatasetSchema
+from fuxictr_mm.features.table import ItemTable, read_item_info
 
 __all__ = ["MMCTRDataLoader", "item_columns", "named_item_table"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data.contract import Split, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import open_parquet
-from fuxictr_mm.schema import Column, DatasetSchema
 
 __all__ = [
     "RowDigest", "Rows", "arrange", "arrange_split", "available_memory", "column_types", "length_type", "read_rows",

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.contract import CHUNK_ROWS, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.data.rows import RowDigest, Rows, arrange, arrange_split, column_types, length_type
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
-from fuxictr_mm.schema import DatasetSchema
 
 __all__ = ["BLOCK_ROWS", "StreamedRows", "stream_split"]
 

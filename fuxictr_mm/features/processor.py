@@ -12,10 +12,10 @@ from typing import Any
 
 from fuxictr.preprocess import FeatureProcessor
 
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.item_table import ItemTable, build_item_table
+from fuxictr_mm.features.table import ItemTable, build_item_table
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.schema import DatasetSchema
 
 __all__ = ["MultimodalFeatureProcessor"]
 

@@ -14,9 +14,9 @@ from torch import nn
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import GatedAlignment, HistorySimilarity, MLPAlignment
-from fuxictr_mm.metrics import evaluate_metrics
-from fuxictr_mm.models.training import ResumableModel
-from fuxictr_mm.models.vectors import ItemVectors
+from fuxictr_mm.models.item_vectors import ItemVectors
+from fuxictr_mm.training.loop import ResumableModel
+from fuxictr_mm.training.metrics import evaluate_metrics
 
 __all__ = ["MultimodalRankModel"]
 
@@ -50,7 +50,7 @@ class MultimodalRankModel(ResumableModel):
         modality_dropout: share of the distinct items of a training batch that miss a modality, for each modality; a
             missing vector is zero, as in the item table (what training has added to it stays).
         item_col: the item id column.
-        kwargs: see :class:`~fuxictr_mm.models.training.ResumableModel`, and the host's ``BaseModel`` arguments
+        kwargs: see :class:`~fuxictr_mm.training.loop.ResumableModel`, and the host's ``BaseModel`` arguments
             (``model_id``, ``gpu``, ``metrics``, ``model_root``, ...).
 
     Raises:
@@ -283,7 +283,7 @@ class MultimodalRankModel(ResumableModel):
     def evaluate_metrics(
         self, y_true: np.ndarray, y_pred: np.ndarray, metrics: list[str], group_id: np.ndarray | None = None
     ) -> dict[str, float]:
-        """See :func:`fuxictr_mm.metrics.evaluate_metrics`."""
+        """See :func:`fuxictr_mm.training.metrics.evaluate_metrics`."""
         return evaluate_metrics(y_true, y_pred, metrics, group_id)
 
 

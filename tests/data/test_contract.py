@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data import contract
 from fuxictr_mm.data.contract import Split, iter_split, read_split
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.schema import Column, DatasetSchema
 from tests.synthetic import write_parquet
 
 ITEM_IDS = np.array([3, 7, 20, 21, 50])

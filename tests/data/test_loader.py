@@ -13,7 +13,7 @@ import torch
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.features.table import ItemTable
 from tests.synthetic import tiny_feature_map
 
 ITEM_IDS = [3, 7, 20, 21, 50]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fuxictr_mm.batch import ItemColumns
+from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data import contract, gather
 from fuxictr_mm.data import rows as rows_module
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.rows import Rows, available_memory, read_rows
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.schema import Column, DatasetSchema
 
 N = 50
 ITEM_IDS = np.arange(1, 13)

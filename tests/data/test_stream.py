@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from fuxictr_mm.config import load_experiment
+from fuxictr_mm.config.experiment import load_experiment
 from fuxictr_mm.data import contract, stream
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.runner import run_experiment
+from fuxictr_mm.run.run import run_experiment
 from tests.synthetic import RUN_PARAMS, tiny_feature_map, write_cluster_dataset
 
 N = 103

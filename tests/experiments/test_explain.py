@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from fuxictr_mm import MMCTRDataLoader
-from fuxictr_mm.config import REPOSITORY
-from fuxictr_mm.runner import resolve_experiment, restore_experiment, run_experiment
+from fuxictr_mm.config.experiment import REPOSITORY
+from fuxictr_mm.run.run import resolve_experiment, restore_experiment, run_experiment
+from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
-from tests.test_runner import BASE, EXPERIMENTS
 
 SCRIPT = REPOSITORY / "experiments" / "explain.py"
 MAX_LEN = BASE["max_len"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
-from fuxictr_mm.config import REPOSITORY
+from fuxictr_mm.config.experiment import REPOSITORY
 from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.runner import resolve_experiment, restore_experiment, run_experiment
+from fuxictr_mm.run.run import resolve_experiment, restore_experiment, run_experiment
+from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
-from tests.test_runner import BASE, EXPERIMENTS
 
 DTYPES = {"tensor(int64)": torch.int64, "tensor(float)": torch.float32, "tensor(bool)": torch.bool}
 

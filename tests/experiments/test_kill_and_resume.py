@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_mm.config import REPOSITORY
+from fuxictr_mm.config.experiment import REPOSITORY
 
 
 @pytest.mark.slow
 def test_killed_processes_end_as_one_that_was_left_alone(tmp_path: Path) -> None:
-    script = REPOSITORY / "experiments" / "kill_and_resume.py"
+    script = REPOSITORY / "experiments" / "proofs" / "kill_and_resume.py"
     command = [sys.executable, "-W", "ignore", str(script), "--kills", "3", "--out", str(tmp_path / "kill.md")]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -1,5 +1,6 @@
 """The page of results: what is on it, that it says the files' numbers, and that nothing from a file can act on it."""
 
+import importlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fuxictr_mm.config import REPOSITORY
+from fuxictr_mm.config.experiment import REPOSITORY
 from tests.experiments.scripts import load_script
 
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -482,7 +483,7 @@ def test_results_of_seeds_are_one_variant(build: Callable[[], Page], tmp_path: P
 
 
 def test_a_seed_that_stopped_early_does_not_bend_the_mean() -> None:
-    mean_curve = load_script("reporting.study_details").mean_curve
+    mean_curve = importlib.import_module("fuxictr_mm.report.study_details").mean_curve
     assert mean_curve([[(1, 0.5), (2, 0.4), (3, 0.3)], [(1, 0.7), (2, 0.6)]]) == [(1, 0.6), (2, 0.5)]
     assert mean_curve([]) == []
     [(step, value)] = mean_curve([[(1, 0.5)], [(1, NAN)]])

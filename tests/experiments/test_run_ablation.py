@@ -12,18 +12,20 @@ import yaml
 from scipy.stats import ttest_1samp
 
 from fuxictr_mm.compat import host_model_names
-from fuxictr_mm.config import load_experiment
-from fuxictr_mm.models.training import ResumableModel
-from fuxictr_mm.runner import Result
+from fuxictr_mm.config.experiment import load_experiment
+from fuxictr_mm.run.run import Result
+from fuxictr_mm.study import arms as comparison
+from fuxictr_mm.study import variants as study
+from fuxictr_mm.training.loop import ResumableModel
 from tests.experiments.scripts import load_script
+from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
-from tests.test_runner import BASE, EXPERIMENTS
 
 PCA = "feature_cols.item_emb.pca"
 VARIANTS: dict[str, Any] = {"full": {}, "no SE": {"use_se": False}}
 
 
-ablation, comparison, study = (load_script(name) for name in ("run_ablation", "comparison", "study"))
+ablation = load_script("run_ablation")
 
 
 @pytest.fixture

@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 import yaml
 
-from fuxictr_mm.config import REPOSITORY, check_keys, load_dataset, load_experiment
+from fuxictr_mm.config.experiment import REPOSITORY, check_keys, load_dataset, load_experiment
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
-from fuxictr_mm.runner import Result
-from fuxictr_mm.sweep import enumerate_experiments, read_tuner
+from fuxictr_mm.run.run import Result
+from fuxictr_mm.study.tuner import enumerate_experiments, read_tuner
+from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
-from tests.test_runner import BASE, EXPERIMENTS
 
 SCRIPT = REPOSITORY / "experiments" / "run_param_tuner.py"
 PCA = "feature_cols.item_emb.pca"
 RUN_EXPID = """
 from pathlib import Path
-from fuxictr_mm.runner import main
+from fuxictr_mm.run.run import main
 if __name__ == "__main__":
     main(csv_dir=Path(__file__).resolve().parent)
 """

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.experiments.scripts import load_script
+from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
-from tests.test_runner import BASE, EXPERIMENTS
 
 
 def run(config: Path, *arguments: str) -> None:

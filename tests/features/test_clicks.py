@@ -11,11 +11,11 @@ from scipy import sparse
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge
 
+from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features import clicks
-from fuxictr_mm.features.clicks import Clicks, ExpectedClicks, own_clicks, own_clicks_width, read_clicks
-from fuxictr_mm.features.item_table import ItemTable, build_item_table
-from fuxictr_mm.schema import DatasetSchema
+from fuxictr_mm.features.derive import clicks
+from fuxictr_mm.features.derive.clicks import Clicks, ExpectedClicks, own_clicks, own_clicks_width, read_clicks
+from fuxictr_mm.features.table import ItemTable, build_item_table
 
 N, USERS, CLUSTERS = 40, 300, 4
 CLUSTER = np.arange(N + 1) % CLUSTERS

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fuxictr_mm.features.pca import CHUNK_ROWS, ModalityPCA
+from fuxictr_mm.features.derive.pca import CHUNK_ROWS, ModalityPCA
 
 
 @parametrize_with_checks(

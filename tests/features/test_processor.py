@@ -14,9 +14,9 @@ from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.clicks import FOLDS
-from fuxictr_mm.features.item_table import ItemTable
+from fuxictr_mm.features.derive.clicks import FOLDS
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
+from fuxictr_mm.features.table import ItemTable
 
 N = 40
 

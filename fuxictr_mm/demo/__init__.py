@@ -1,0 +1,1 @@
+"""MMCTR_demo, the generated stand-in for the challenge's data."""

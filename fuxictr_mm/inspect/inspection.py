@@ -1,0 +1,161 @@
+"""Looks a dataset over before anything trains on it: cold items, users in several splits, vector scales, level leaks.
+
+Apart from the contract because nothing here refuses data that keeps it, and no run has to pay for it.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.data.contract import Split, read_split
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.sources import Sources, entry_modalities
+from fuxictr_mm.features.table import ItemTable
+from fuxictr_mm.features.vector_files import iter_vectors, read_ids
+from fuxictr_mm.files import open_parquet
+from fuxictr_mm.inspect.findings import Findings, LevelFindings, ModalityFindings, SplitFindings
+
+__all__ = ["inspect_dataset"]
+
+
+def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Findings:
+    """Read and check every split and modality of a dataset, and tell what is in them.
+
+    Args:
+        params: FuxiCTR's merged dataset parameters with absolute paths (of ``load_dataset``);
+            ``valid_data`` and ``test_data`` are optional.
+        progress: show progress bars, if this is a terminal.
+
+    Raises:
+        DataError: a file breaks the data contract.
+        ConfigError: the parameters cannot be used.
+    """
+    schema = DatasetSchema.from_params(params)
+    paths = (params.get("item_info"), params.get("item_feature"), params.get("modality_data"))
+    sources = Sources.from_paths(schema.item_col, *paths)
+    item_table = ItemTable(sources.item_ids(), {})
+    own = _own_values(schema, sources, item_table)
+    uncut = replace(schema, max_len=sys.maxsize)
+    seen = np.zeros(item_table.n_items + 1, bool)
+    splits: dict[str, SplitFindings] = {}
+    users: dict[str, pa.Array] = {}
+    levels: list[LevelFindings] = []
+    for name in ("train", "valid", "test"):
+        path = params.get(f"{name}_data")
+        if path is None:
+            continue
+        split = read_split(path, uncut, item_table.item_ids, require_label=name != "test", progress=progress)
+        if name == "train":
+            seen[split.item] = True
+            seen[split.history_values] = True
+        if schema.group_id is not None:
+            users[name] = _users(split.path, schema.group_id)
+        splits[name] = _describe(split, seen, users.get(name))
+        levels += _compare(name, split, own)
+    if "train" not in splits:
+        raise ConfigError("'train_data' is not set: cold items and users can only be judged against it.")
+    shared = {(a, b): _count_shared(users, a, b) for a, b in combinations(users, 2)}
+    modalities = _modalities(schema, sources, item_table, progress)
+    return Findings(item_table.n_items, splits, shared, modalities, levels)
+
+
+def _describe(split: Split, seen: np.ndarray, users: pa.Array | None) -> SplitFindings:
+    target_counts = np.bincount(split.item, minlength=len(seen))
+    is_cold = (target_counts > 0) & ~seen
+    return SplitFindings(
+        rows=len(split),
+        label_share=None if split.label is None else float(split.label.mean(dtype=np.float64)),
+        users=None if users is None else len(users),
+        items=int((target_counts > 0).sum()),
+        cold_items=int(is_cold.sum()),
+        cold_rows=float(target_counts[is_cold].sum() / len(split)),
+        length_counts=np.bincount(np.diff(split.history_offsets)),
+        target_counts=target_counts,
+    )
+
+
+def _users(path: Path, group_id: str) -> pa.Array:
+    """Distinct users as the file names them: a split numbers text ids for itself, so those cannot be compared."""
+    column = open_parquet(path, (group_id,)).read([group_id]).column(0)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return pc.unique(column.cast(pa.int64() if pa.types.is_integer(column.type) else pa.large_string()))
+
+
+def _count_shared(users: Mapping[str, pa.Array], a: str, b: str) -> int:
+    if users[a].type != users[b].type:
+        raise DataError(f"users are {users[a].type} in {a} but {users[b].type} in {b}; one type is expected in both.")
+    return int(pc.sum(pc.is_in(users[a], users[b])).as_py())
+
+
+def _own_values(schema: DatasetSchema, sources: Sources, item_table: ItemTable) -> dict[str, np.ndarray]:
+    """Context column -> (n_items + 1,) float64, the items' own numbers under that name, NaN where there is none."""
+    own = {}
+    for column in schema.context_columns:
+        for path in (sources.item_feature, sources.item_info):
+            if path is None or column.name not in (file := open_parquet(path, (sources.key_col,))).schema_arrow.names:
+                continue
+            values = file.read([column.name]).column(0)
+            if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+                continue
+            index = item_table.index_of(read_ids(path, column.name, sources.key_col))
+            numbers = values.cast(pa.float64(), safe=False).to_numpy()
+            if column.type == "numeric":  # rounded as the split's own numbers are
+                numbers = numbers.astype(np.float32)
+            own[column.name] = np.full(item_table.n_items + 1, np.nan)
+            own[column.name][index[index > 0]] = numbers[index > 0]
+            break
+    return own
+
+
+def _compare(name: str, split: Split, own: Mapping[str, np.ndarray]) -> list[LevelFindings]:
+    """Compare each column that items have too, and then all of them together."""
+    agrees = {column: split.context[column] == own[column][split.item] for column in own}
+    known = {column: ~np.isnan(own[column])[split.item] for column in own}
+    sets = [(column,) for column in own] + ([tuple(own)] if len(own) > 1 else [])
+    found = []
+    for columns in sets:
+        is_known = np.logical_and.reduce([known[column] for column in columns])
+        if not is_known.any():
+            continue
+        agree = np.logical_and.reduce([agrees[column] for column in columns])[is_known]
+        by_label = None
+        if split.label is not None:
+            positive = split.label[is_known] == 1
+            if positive.any() and not positive.all():
+                by_label = (float(agree[~positive].mean()), float(agree[positive].mean()))
+        found.append(LevelFindings(name, columns, len(agree), float(agree.mean()), by_label))
+    return found
+
+
+def _modalities(
+    schema: DatasetSchema, sources: Sources, item_table: ItemTable, progress: bool
+) -> dict[str, ModalityFindings]:
+    paths: dict[str, Path] = {}
+    for column in schema.item_columns:
+        if column.pca is not None:
+            names = [name for entry in column.pca for name in entry_modalities(entry)]
+            paths.update({name: sources.file_of_modality(name) for name in names})
+        elif column.type == "embedding":
+            paths[column.name] = sources.file_of(column.name)
+    found = {}
+    for name, path in paths.items():
+        norms, dimension = [], 0
+        with tqdm(total=item_table.n_items, desc=name, unit=" items", disable=None if progress else True) as bar:
+            for ids, vectors, is_present in iter_vectors(path, name, sources.key_col):
+                dimension = vectors.shape[1]
+                is_item = (item_table.index_of(ids) > 0) & is_present
+                norms.append(np.linalg.norm(vectors[is_item].astype(np.float64), axis=1))
+                bar.update(len(ids))
+        joined = np.concatenate(norms)
+        found[name] = ModalityFindings(dimension, item_table.n_items - len(joined), joined)
+    return found

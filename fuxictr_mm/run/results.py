@@ -1,0 +1,158 @@
+"""What a run leaves beside its checkpoint, and what tells one run from another.
+
+``<expid>.params.json`` and ``<expid>.feature_map.json`` are written when training begins: with them and the weights,
+a model can be built again after the YAML or another run has changed. ``<expid>.result.json`` says that a run has ended.
+"""
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fuxictr.utils import print_to_list
+
+from fuxictr_mm.errors import DataError
+from fuxictr_mm.files import atomic_write, file_fingerprint, remove_leftovers
+from fuxictr_mm.training.loop import MACHINE_KEYS, run_identity, state_file
+
+__all__ = ["Result", "append_csv", "begin", "checkpoint_file", "finish", "finished_result", "saved_params"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave.
+
+    Attributes:
+        expid, dataset_id: which experiment on which data.
+        valid, test: metric name -> value; ``test`` is empty where the split is absent or has no label.
+        best_possible: split -> AUC of the true click probability; only generated data knows it.
+        parameters: number of trained parameters.
+        seconds: wall-clock time of training alone.
+        checkpoint: file of the best weights.
+        commit: of this package's repository, when the run (or its last part) began.
+        by_frequency: split -> ``"cold"``, ``"rare"``, ``"warm"`` -> metrics, as in
+            :class:`~fuxictr_mm.run.evaluation.Evaluation`.
+        curve: one entry per evaluation during training: ``step``, ``epoch``, ``train_loss`` (mean since the last one)
+            and ``valid`` (metric -> value).
+        warnings: what a careful person would look at, one sentence each.
+    """
+
+    expid: str
+    dataset_id: str
+    valid: dict[str, float]
+    test: dict[str, float]
+    best_possible: dict[str, float]
+    parameters: int
+    seconds: float
+    checkpoint: Path
+    commit: str
+    by_frequency: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> Path:
+        """JSON of this result, beside the checkpoint."""
+        return self.checkpoint.with_suffix(".result.json")
+
+    def to_table(self) -> str:
+        """One line per split, for people."""
+        names = list(self.valid)
+        lines = [f"{self.expid} on {self.dataset_id}, {self.parameters:,} parameters, trained in {self.seconds:.0f} s"]
+        lines.append(f"{'split':<8}" + "".join(f"{name:>10}" for name in names) + "   best possible AUC")
+        for split, metrics in (("valid", self.valid), ("test", self.test)):
+            if metrics:
+                values = "".join(f"{metrics[name]:>10.4f}" for name in names)
+                best = self.best_possible.get(split)
+                lines.append(f"{split:<8}{values}   " + ("unknown" if best is None else f"{best:.4f}"))
+                by_frequency = self.by_frequency.get(split, {})
+                for group, found in by_frequency.items() if len(by_frequency) > 1 else ():
+                    values = "".join(f"{'-':>10}" if found[name] is None else f"{found[name]:>10.4f}" for name in names)
+                    lines.append(f"  {group:<6}{values}   {found['rows']:,} rows, {found['items']:,} items")
+        lines += [f"warning: {sentence}" for sentence in self.warnings]
+        return "\n".join(lines)
+
+
+def checkpoint_file(params: Mapping[str, Any]) -> Path:
+    """FuxiCTR's file of the best weights."""
+    return Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.model"
+
+
+def begin(params: Mapping[str, Any], feature_map_file: str | Path) -> None:
+    """Note what is about to be trained; what an earlier run of this experiment id left is removed first."""
+    checkpoint = checkpoint_file(params)
+    for path in (checkpoint, state_file(checkpoint), checkpoint.with_suffix(".result.json")):
+        path.unlink(missing_ok=True)
+    notes = [checkpoint.with_suffix(suffix) for suffix in (".feature_map.json", ".params.json")]
+    for path in notes:
+        remove_leftovers(path)
+    with atomic_write(notes[0]) as path:
+        path.write_bytes(Path(feature_map_file).read_bytes())
+    kept = {key: value for key, value in params.items() if key not in MACHINE_KEYS}
+    with atomic_write(notes[1]) as path:
+        path.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def saved_params(checkpoint: Path) -> dict[str, Any] | None:
+    """The parameters that the experiment with this checkpoint was trained with, paths and machine keys left out."""
+    file = checkpoint.with_suffix(".params.json")
+    if not file.is_file():
+        return None
+    try:
+        params: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise DataError(f"{file}: not valid JSON ({err}); train the experiment again.") from err
+    return params
+
+
+def finish(result: Result, fingerprint: str) -> None:
+    """Write the result; the training state has done its work."""
+    remove_leftovers(result.file)
+    record = {**asdict(result), "checkpoint": result.checkpoint.name, "params_fingerprint": fingerprint}
+    with atomic_write(result.file) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    state_file(result.checkpoint).unlink(missing_ok=True)
+
+
+def finished_result(params: Mapping[str, Any]) -> Result | None:
+    """Return the saved result of exactly these parameters on exactly these data files, or ``None``."""
+    checkpoint = checkpoint_file(params)
+    file = checkpoint.with_suffix(".result.json")
+    if not file.is_file() or not checkpoint.is_file():
+        return None
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if saved.pop("params_fingerprint") != run_fingerprint(params):
+        return None
+    return Result(**{**saved, "checkpoint": checkpoint})
+
+
+def run_fingerprint(params: Mapping[str, Any]) -> str:
+    """Digest of the parameters that decide what a run computes, and of the bytes of its data files."""
+    files = {key: params.get(key) for key in ("train_data", "valid_data", "test_data", "item_info", "item_feature")}
+    files |= {"weights": params.get("weights"), **(params.get("modality_data") or {})}
+    data = {key: file_fingerprint(path) for key, path in files.items() if path and Path(path).is_file()}
+    text = json.dumps([run_identity(params), data], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def append_csv(csv_file: Path, result: Result, *, unless_there: bool = False) -> None:
+    """Append FuxiCTR's row in FuxiCTR's form; one write call, so that rows of parallel runs do not mix.
+
+    Args:
+        csv_file: FuxiCTR's results file.
+        result: the run.
+        unless_there: write nothing if the file has a row with the same experiment and metrics.
+    """
+    content = (
+        f"[exp_id] {result.expid},[dataset_id] {result.dataset_id},[train] N.A.,[val] {print_to_list(result.valid)},"
+        f"[test] {print_to_list(result.test)}\n"
+    )
+    if unless_there and csv_file.is_file() and content in csv_file.read_text(encoding="utf-8"):
+        return
+    with open(csv_file, "a", encoding="utf-8") as stream:
+        stream.write(f" {datetime.now():%Y%m%d-%H%M%S},[command] python {shlex.join(sys.argv)},{content}")

@@ -1,0 +1,203 @@
+"""Scores of many candidates for one user: the history is embedded once, and each distinct item once.
+
+Apart from prediction, which scores the rows of a file: here one request lies in memory, with raw item ids.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.config.schema import Column, DatasetSchema
+from fuxictr_mm.data.loader import item_columns, named_item_table
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.models.item_vectors import ComparedVectors
+
+__all__ = ["Ranker"]
+
+
+class Ranker:
+    """Scores candidates for one user at a time, with a model of ours and the item table it was trained with.
+
+    The scores are those of ``model.predict`` on rows with the same history, candidate and context. Item columns lie on
+    the model's device once, for all rankers and loaders of a process. The history is as long as it is, never padded.
+
+    Args:
+        model: ``Transformer_DCNv2``, ``DIN_SE_MHTA`` or another :class:`~fuxictr_mm.models.base.MultimodalRankModel`;
+            put into eval mode.
+        feature_map: that of the training, by ``MultimodalFeatureProcessor``: it names the item table.
+        batch_size: candidates per forward pass; it bounds the memory of one.
+        max_len: longest history kept, counted from the latest item, as in training.
+        item_col: name of the item id column.
+
+    Raises:
+        ConfigError: the model is none of ours, the feature map names no item table, or ``batch_size`` is no number of
+            candidates.
+        DataError: the item table is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalRankModel,
+        feature_map: Any,
+        *,
+        batch_size: int = 1024,
+        max_len: int = 100,
+        item_col: str = "item_id",
+    ) -> None:
+        if not isinstance(model, MultimodalRankModel):
+            raise ConfigError(
+                f"model={type(model).__name__}: a Ranker embeds the history apart from the candidates, which only "
+                "models of fuxictr_mm allow; score others with predict_file."
+            )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size!r} must be a whole number of candidates, at least 1.")
+        self.model = model
+        self.batch_size = batch_size
+        self._schema = DatasetSchema.from_feature_map(feature_map, max_len=max_len, item_col=item_col)
+        table = named_item_table(feature_map)
+        if table is None:
+            raise ConfigError(
+                "the feature map names no item table; build the features with MultimodalFeatureProcessor and train "
+                "again."
+            )
+        self._index_of = table.index_of
+        self._columns = item_columns(table, self._schema, model.vectors.compared)
+
+    def score(
+        self, history: Sequence[int] | np.ndarray, candidates: Sequence[int] | np.ndarray, context: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Return the click probability of each candidate, (n,) float32, in their order.
+
+        Args:
+            history: raw ids of the items that the user clicked, latest last; may be empty. 0 is padding and left out.
+            candidates: (n,) raw item ids; one may occur several times, with another context for example.
+            context: context column -> one value for all candidates, or (n,) values.
+
+        Raises:
+            DataError: an id is unknown, a candidate is 0, a context column is missing, unknown, of another length or
+                outside its vocabulary, or a score is not finite.
+        """
+        history_ids, candidate_ids = _ids(history, "history"), _ids(candidates, "candidates")
+        clicked = self._indices(history_ids[history_ids != 0], "history")[-self._schema.max_len :]
+        if (candidate_ids == 0).any():
+            raise DataError("candidates: 0 is the padding item and cannot be scored; leave it out.")
+        wanted = self._indices(candidate_ids, "candidates")
+        columns = self._context(context, len(wanted))
+        if not len(wanted):
+            return np.zeros(0, np.float32)
+        if self.model.training:
+            self.model.eval()
+        with torch.no_grad(), self.model.autocast():
+            scores = self._score(clicked, wanted, columns).float().cpu().numpy()
+        bad = ~np.isfinite(scores)
+        if bad.any():
+            at = int(bad.argmax())
+            raise DataError(
+                f"candidates: id {candidate_ids[at]} has the score {scores[at]}; a finite one is expected, so check "
+                "the weights, the item's vectors and the context."
+            )
+        return scores
+
+    def _score(self, clicked: np.ndarray, wanted: np.ndarray, context: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Item indices (L,) and (n,), column -> (n,) tensor -> (n,)."""
+        device = self.model.device
+        distinct, place = np.unique(np.concatenate([clicked, wanted]), return_inverse=True)
+        rows = torch.from_numpy(distinct).to(device)
+        items = {name: column.index_select(0, rows) for name, column in self._columns.on(device).items()}
+        items_UD = self.model.embed_items(_batch({}, items, len(distinct)))[0]
+        vectors = self.model.vectors.units(items)
+        place_of = torch.from_numpy(place.reshape(-1)).to(device)
+        is_real_1L = torch.ones(1, len(clicked), dtype=torch.bool, device=device)
+        history_1LD = items_UD[place_of[: len(clicked)]].unsqueeze(0)
+        if not len(clicked):  # one position of padding stands in, as in a batch
+            is_real_1L, history_1LD = is_real_1L.new_zeros(1, 1), items_UD.new_zeros(1, 1, items_UD.shape[1])
+        scores = []
+        for start in range(0, len(wanted), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            place_B = place_of[len(clicked) :][part]
+            target_BD = items_UD[place_B]
+            size = len(target_BD)
+            context_BC = self.model.embed_context(_batch({name: c[part] for name, c in context.items()}, {}, size))
+            history_BLD, is_real_BL = history_1LD.expand(size, -1, -1), is_real_1L.expand(size, -1)
+            compared = _compare(vectors, place_B, place_of[: len(clicked)]) if vectors else None
+            score_B1 = self.model.rank(context_BC, target_BD, history_BLD, is_real_BL, compared)
+            scores.append(score_B1.reshape(-1))
+        return torch.cat(scores)
+
+    def _indices(self, ids: np.ndarray, where: str) -> np.ndarray:
+        index = self._index_of(ids)
+        if (index < 0).any():
+            raise DataError(
+                f"{where}: the item table has no id {ids[int((index < 0).argmax())]}; leave it out, or add the item."
+            )
+        return index
+
+    def _context(self, given: Mapping[str, Any], n: int) -> dict[str, torch.Tensor]:
+        names = [column.name for column in self._schema.context_columns]
+        if sorted(given) != sorted(names):
+            raise DataError(f"context: found the columns {sorted(given)}, but the model reads {sorted(names)}.")
+        device = self.model.device
+        return {c.name: torch.from_numpy(_values(c, given[c.name], n)).to(device) for c in self._schema.context_columns}
+
+
+def _compare(
+    vectors: Sequence[ComparedVectors], target_B: torch.Tensor, clicked_L: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``model.vectors.compare`` returns, where all rows share one history, which need not be copied for each.
+
+    Args:
+        vectors: of ``model.vectors.units``.
+        target_B, clicked_L: places in them.
+    """
+    found, known = [], []
+    is_other_BL = target_B.unsqueeze(1) != clicked_L
+    for target_UW, is_known_target_U, history_UW, is_known_history_U in vectors:
+        with torch.autocast(target_UW.device.type, enabled=False):
+            cosine_BL = target_UW[target_B] @ history_UW[clicked_L].T
+        is_known_BL = is_other_BL & is_known_target_U[target_B].unsqueeze(1) & is_known_history_U[clicked_L]
+        if not len(clicked_L):  # as in the history: one position of padding
+            cosine_BL, is_known_BL = cosine_BL.new_zeros(len(target_B), 1), is_known_BL.new_zeros(len(target_B), 1)
+        found.append(cosine_BL)
+        known.append(is_known_BL)
+    return torch.stack(found, dim=-1), torch.stack(known, dim=-1)
+
+
+def _batch(context: Mapping[str, torch.Tensor], items: Mapping[str, torch.Tensor], rows: int) -> MultimodalBatch:
+    """Rows without history; the target of row i is row i of ``items``."""
+    device = next((tensor.device for tensor in (*context.values(), *items.values())), None)
+    index = torch.arange(rows, device=device).unsqueeze(1)
+    return MultimodalBatch(context, items, index, index.new_zeros(rows, 0, dtype=torch.bool))
+
+
+def _ids(values: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
+    ids = np.asarray(values)
+    if not ids.size:
+        return np.zeros(0, np.int64)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise DataError(f"{where}: found {ids.dtype} of shape {ids.shape}; one list of whole item ids is expected.")
+    return ids
+
+
+def _values(column: Column, given: Any, n: int) -> np.ndarray:
+    """Check the values of one context column and spread them over the candidates: (n,) int32, or float32."""
+    values = np.asarray(given)
+    where = f"context column {column.name!r}"
+    if values.shape not in ((), (n,)):
+        raise DataError(f"{where}: found the shape {values.shape}; one value, or one for each of {n} is expected.")
+    if column.type == "numeric":
+        if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
+            raise DataError(f"{where}: found {given!r}; finite numbers are expected.")
+        return np.broadcast_to(values.astype(np.float32), n).copy()
+    limit = column.vocab_size or np.iinfo(np.int32).max
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(
+            f"{where}: found {values.dtype}; whole numbers in 0..{limit - 1} are expected (type: categorical)."
+        )
+    outside = (values < 0) | (values >= limit)
+    if outside.any():
+        raise DataError(f"{where}: found {values[outside].flat[0]}; an id in 0..{limit - 1} is expected.")
+    return np.broadcast_to(values.astype(np.int32), n).copy()

@@ -1,0 +1,600 @@
+"""The item table: every strategy against scikit-learn, every file form, later items, parallel builds, refusals."""
+
+import json
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features import table as item_table_module
+from fuxictr_mm.features.derive import raw as derive
+from fuxictr_mm.features.table import ItemTable, build_item_table, read_item_info
+from fuxictr_mm.features.vector_files import export_key_value
+from tests.features.test_pca import sklearn_pca
+
+N = 60
+RNG = np.random.default_rng(5)
+# Not contiguous, and files hold them in another order than the table.
+IDS = np.sort(RNG.choice(np.arange(1, 200), N, replace=False))
+TEXT = (RNG.normal(size=(N, 8)) * np.linspace(2, 0.2, 8) + 1).astype(np.float32)
+IMAGE = (RNG.normal(size=(N, 10)) * np.linspace(40, 4, 10)).astype(np.float32)
+TAGS = RNG.integers(0, 20, size=(N, 3))
+LIKES = RNG.integers(1, 11, size=N)
+PRICE = RNG.normal(size=N)
+SHUFFLED = RNG.permutation(N)
+
+
+def schema_of(*columns, **roles):
+    item = {"name": "item_id", "type": "categorical", "source": "item"}
+    return DatasetSchema.from_params({"feature_cols": [item, *columns], "label_col": {"name": "label"}, **roles})
+
+
+def vector(pca, name="emb", **options):
+    return {"name": name, "type": "embedding", "source": "item", "pca": pca, **options}
+
+
+TAG_COL = {"name": "item_tags", "type": "sequence", "source": "item", "vocab_size": 20, "max_len": 3}
+PLAIN = [
+    TAG_COL,
+    {"name": "likes", "type": "categorical", "source": "item", "vocab_size": 11},
+    {"name": "price", "type": "numeric", "source": "item"},
+    {"name": "ready", "type": "embedding", "source": "item"},
+]
+
+
+def item_rows(rows=SHUFFLED, **changes):
+    columns = {
+        "item_id": IDS[rows],
+        "item_tags": TAGS[rows].tolist(),
+        "likes": LIKES[rows],
+        "price": PRICE[rows],
+        "ready": TEXT[rows, :4].tolist(),
+        "txt": TEXT[rows].tolist(),
+        "img": IMAGE[rows].tolist(),
+    }
+    return {name: values for name, values in {**columns, **changes}.items() if values is not None}
+
+
+def write(path, rows):
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+@pytest.fixture
+def feature_file(tmp_path):
+    return write(tmp_path / "item_feature.parquet", item_rows())
+
+
+def reduced(rows, n_components, *, fit=slice(None), whiten=False, normalize=True):
+    """The same by scikit-learn, signs as ModalityPCA fixes them."""
+    rows = rows.astype(np.float64)
+    pca = sklearn_pca(rows[fit], n_components, whiten=whiten)
+    norm = np.sqrt((pca.transform(rows[fit]) ** 2).sum(axis=1).mean())
+    return pca.transform(rows) / (norm if normalize else 1)
+
+
+def unit(rows):
+    return rows / np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean())
+
+
+BOTH = np.concatenate([TEXT, IMAGE], axis=1)
+STRATEGIES = {
+    "text only": ([vector({"txt": 4})], [reduced(TEXT, 4)]),
+    "image only": ([vector({"img": 5})], [reduced(IMAGE, 5)]),
+    "concatenate, then one PCA": ([vector({"txt+img": 6})], [reduced(BOTH, 6)]),
+    "one PCA per modality": ([vector({"txt": 3, "img": 5})], [np.hstack([reduced(TEXT, 3), reduced(IMAGE, 5)])]),
+    "YAML order": ([vector({"img": 5, "txt": 3})], [np.hstack([reduced(IMAGE, 5), reduced(TEXT, 3)])]),
+    "separate fields": (
+        [vector({"txt": 3}, "t"), vector({"img": 5}, "i")],
+        [reduced(TEXT, 3), reduced(IMAGE, 5)],
+    ),
+    "share of variance": ([vector({"txt": 0.9})], [reduced(TEXT, 0.9)]),
+    "raw": ([vector({"txt": None, "img": 2})], [np.hstack([unit(TEXT), reduced(IMAGE, 2)])]),
+    "raw, concatenated": ([vector({"txt+img": None})], [unit(BOTH)]),
+    "raw, not normalised": ([vector({"img": None}, pca_normalize=False)], [IMAGE]),
+    "not normalised": ([vector({"img": 4}, pca_normalize=False)], [reduced(IMAGE, 4, normalize=False)]),
+    "whitened": (
+        [vector({"img": 4}, pca_whiten=True, pca_normalize=False)],
+        [reduced(IMAGE, 4, whiten=True, normalize=False)],
+    ),
+}
+
+
+@pytest.mark.parametrize("chunk_rows", [7, 8192])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategies(tmp_path, monkeypatch, feature_file, strategy, chunk_rows):
+    monkeypatch.setattr(derive, "CHUNK_ROWS", chunk_rows)
+    columns, expected = STRATEGIES[strategy]
+    table = build_item_table(schema_of(*columns), tmp_path, item_feature=feature_file)
+    assert table.item_ids.tolist() == IDS.tolist()
+    for column, values in zip(columns, expected):
+        vectors = table.columns[column["name"]]
+        assert vectors.shape == (N + 1, values.shape[1]) and vectors.dtype == np.float32
+        assert not vectors[0].any()
+        np.testing.assert_allclose(vectors[1:], values, rtol=1e-4, atol=1e-4)
+
+
+def test_columns_that_are_read_as_they_are(tmp_path, feature_file):
+    table = build_item_table(schema_of(*PLAIN), tmp_path, item_feature=feature_file)
+    assert list(table.columns) == ["item_id", "item_tags", "likes", "price", "ready"]
+    assert table.columns["item_id"].tolist() == list(range(N + 1))
+    for name, values in {"item_tags": TAGS, "likes": LIKES, "price": PRICE, "ready": TEXT[:, :4]}.items():
+        column = table.columns[name]
+        assert not np.asarray(column[0]).any()
+        np.testing.assert_allclose(column[1:], values, rtol=1e-6)
+        assert column.dtype == (np.int32 if name in ("item_tags", "likes") else np.float32)
+
+
+def test_item_info_goes_before_item_feature_and_drops_padding(tmp_path, feature_file):
+    with_padding = item_rows(np.arange(N), likes=None, txt=None, img=None)
+    padding = {"item_id": [0], "item_tags": [[0, 0, 0]], "price": [0.0], "ready": [[0.0] * 4]}
+    with_padding = {name: padding[name] + list(values) for name, values in with_padding.items()}
+    with_padding["item_tags"] = [[0, 0, 0], *(19 - TAGS).tolist()]
+    info = write(tmp_path / "item_info.parquet", with_padding)
+    table = build_item_table(schema_of(*PLAIN), tmp_path, item_info=info, item_feature=feature_file)
+    assert np.array_equal(table.columns["item_tags"][1:], 19 - TAGS)  # from item_info
+    assert np.array_equal(table.columns["likes"][1:], LIKES)  # only item_feature has it
+    columns = [column for column in PLAIN if column["name"] != "likes"]
+    ready = read_item_info(info, schema_of(*columns[:-1], vector({"txt": 99}, "ready")))
+    assert ready.path is None and np.array_equal(ready.columns["ready"], table.columns["ready"])
+    assert ready.item_ids.tolist() == IDS.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".parquet"])
+def test_every_file_form_gives_the_same_table(tmp_path, feature_file, suffix):
+    path = tmp_path / f"text{suffix}"
+    export_key_value(path, IDS[SHUFFLED], TEXT[SHUFFLED])
+    schema = schema_of(vector({"txt": 4, "img": 4}))
+    inside = build_item_table(schema, tmp_path / "a", item_feature=feature_file)
+    outside = build_item_table(schema, tmp_path / "b", item_feature=feature_file, modality_data={"txt": path})
+    assert inside.path.name != outside.path.name
+    assert np.array_equal(inside.columns["emb"], outside.columns["emb"])
+
+
+def test_row_order_of_the_files_does_not_matter(tmp_path, feature_file):
+    other = RNG.permutation(N)
+    export_key_value(tmp_path / "text.h5", IDS[other], TEXT[other])
+    export_key_value(tmp_path / "extra.npz", np.append(IDS, 500), np.vstack([IMAGE, IMAGE[:1] * 1000]))
+    schema = schema_of(vector({"txt+img": 4, "txt": 2}))
+    table = build_item_table(
+        schema,
+        tmp_path,
+        item_feature=feature_file,
+        modality_data={"txt": tmp_path / "text.h5", "img": tmp_path / "extra.npz"},  # item 500 is no item here
+    )
+    expected = np.hstack([reduced(BOTH, 4), reduced(TEXT, 2)])
+    np.testing.assert_allclose(table.columns["emb"][1:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_missing_vectors(tmp_path):
+    no_text, no_image = np.arange(N) % 7 == 0, np.arange(N) % 5 == 0
+    text = [None if no_text[i] else TEXT[i].tolist() for i in SHUFFLED]
+    path = write(tmp_path / "f.parquet", item_rows(txt=text, img=None))
+    export_key_value(tmp_path / "img.npz", IDS[~no_image], IMAGE[~no_image])  # absent rows are missing vectors too
+    schema = schema_of(
+        vector({"txt": 3, "img": 4}, "each"), vector({"txt+img": 5}, "joint"), vector({"txt": None}, "raw")
+    )
+    table = build_item_table(schema, tmp_path, item_feature=path, modality_data={"img": tmp_path / "img.npz"})
+    each, joint, raw = (table.columns[name][1:] for name in ("each", "joint", "raw"))
+    text_block = np.where(no_text[:, None], 0, reduced(TEXT, 3, fit=~no_text))
+    image_block = np.where(no_image[:, None], 0, reduced(IMAGE, 4, fit=~no_image))
+    np.testing.assert_allclose(each, np.hstack([text_block, image_block]), rtol=1e-4, atol=1e-4)
+    whole = ~no_text & ~no_image
+    filled = np.hstack(
+        [
+            np.where(no_text[:, None], TEXT[whole].mean(axis=0), TEXT),
+            np.where(no_image[:, None], IMAGE[whole].mean(axis=0), IMAGE),
+        ]
+    )
+    expected = np.where((no_text & no_image)[:, None], 0, reduced(filled, 5, fit=whole))
+    np.testing.assert_allclose(joint, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(raw[~no_text], unit(TEXT[~no_text]), rtol=1e-5)
+    assert not raw[no_text].any()
+    report = {entry["modality"]: entry for entries in table.info["pca"].values() for entry in entries}
+    assert report["img"]["rows_missing"] == no_image.sum() and report["img"]["rows_fitted"] == (~no_image).sum()
+    assert report["txt+img"]["rows_missing"] == (no_text & no_image).sum()
+    assert report["txt+img"]["rows_fitted"] == whole.sum()
+
+
+def write_train(path, targets, histories):
+    return write(path, {"item_id": targets, "item_seq": histories, "label": [0] * len(targets)})
+
+
+def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
+    seen = np.arange(N) < 30
+    histories = [[0, 0, IDS[i].item()] for i in range(20)] + [[]]
+    train = write_train(tmp_path / "train.parquet", [*IDS[20:30].tolist(), *([999] * 11)], histories)
+    schema = schema_of(vector({"txt": 3}, pca_fit_on="train"), vector({"txt": 3}, "on_all"))
+    table = build_item_table(schema, tmp_path, item_feature=feature_file, train_data=train)
+    np.testing.assert_allclose(table.columns["emb"][1:], reduced(TEXT, 3, fit=seen), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(table.columns["on_all"][1:], reduced(TEXT, 3), rtol=1e-4, atol=1e-4)
+    assert table.info["pca"]["emb"][0]["rows_fitted"] == 30
+    pq.write_table(
+        pq.read_table(train).append_column("other_seq", [[[i] for i in IDS[[*range(20), 30]].tolist()]]), train
+    )
+    first = build_item_table(schema, tmp_path, item_feature=feature_file, train_data=train)
+    renamed = schema_of(vector({"txt": 3}, pca_fit_on="train"), vector({"txt": 3}, "on_all"), history_col="other_seq")
+    other = build_item_table(renamed, tmp_path, item_feature=feature_file, train_data=train)
+    assert (first.info["pca"]["emb"][0]["rows_fitted"], other.info["pca"]["emb"][0]["rows_fitted"]) == (30, 31)
+    with pytest.raises(ConfigError, match="pca_fit_on: train, and clicks, need 'train_data'"):
+        build_item_table(schema, tmp_path, item_feature=feature_file)
+    bad = write(tmp_path / "bad.parquet", {"item_id": ["a"], "item_seq": [[1]]})
+    with pytest.raises(DataError, match=r"have the types string and list<.*int64>; integer ids and lists of them"):
+        build_item_table(schema, tmp_path, item_feature=feature_file, train_data=bad)
+    none = write_train(tmp_path / "none.parquet", [999], [[998]])
+    with pytest.raises(
+        DataError, match=r"modality 'txt': none of the 0 items to fit on \(pca_fit_on: train\) has a vec"
+    ):
+        build_item_table(schema, tmp_path, item_feature=feature_file, train_data=none)
+
+
+def test_reused_until_files_or_specification_change(tmp_path, feature_file, caplog):
+    caplog.set_level(logging.INFO)
+    schema = schema_of(vector({"txt": 3}), TAG_COL)
+    first = build_item_table(schema, tmp_path, item_feature=feature_file)
+    stamp = first.path.stat().st_mtime_ns
+    caplog.clear()
+    copy = write(tmp_path / "renamed.parquet", item_rows())
+    again = build_item_table(schema, tmp_path, item_feature=copy)
+    assert again.path == first.path and again.path.stat().st_mtime_ns == stamp
+    assert [record.message for record in caplog.records] == [f"Reuse item table: {first.path}"]
+    assert list(again.columns) == ["item_id", "emb", "item_tags"]
+    for column in (vector({"txt": 4}), vector({"txt": 3}, pca_whiten=True), vector({"txt": 3}, pca_normalize=False)):
+        assert build_item_table(schema_of(column, TAG_COL), tmp_path, item_feature=feature_file).path != first.path
+    two, swapped = vector({"txt": 3, "img": 3}), vector({"img": 3, "txt": 3})
+    paths = [build_item_table(schema_of(c), tmp_path, item_feature=feature_file).path for c in (two, swapped)]
+    assert paths[0] != paths[1]
+    changed = write(tmp_path / "changed.parquet", item_rows(txt=(TEXT[SHUFFLED] * 2).tolist()))
+    assert build_item_table(schema, tmp_path, item_feature=changed).path != first.path
+    assert oct(first.path.stat().st_mode) == oct(first.path.with_suffix(".json").stat().st_mode)
+
+
+def test_saved_table_is_mapped_and_described(tmp_path, feature_file):
+    table = build_item_table(schema_of(vector({"txt": 3}), *PLAIN), tmp_path, item_feature=feature_file)
+    values = table.columns["emb"]
+    values[0] = 1.0  # a private copy of the page: the file stays as it is
+    assert not ItemTable.load(table.path).columns["emb"][0].any()
+    while isinstance(values, np.ndarray) and not isinstance(values, np.memmap):
+        values = values.base
+    assert isinstance(values, np.memmap)
+    info = json.loads(table.path.with_suffix(".json").read_text())
+    assert info == table.info
+    assert info["sources"]["item_feature"]["file"] == "item_feature.parquet" and str(tmp_path) not in json.dumps(info)
+    assert info["columns"]["emb"] == {"dtype": "float32", "shape": [N + 1, 3]}
+    report = info["pca"]["emb"][0]
+    theirs = sklearn_pca(TEXT, 3)
+    np.testing.assert_allclose(report["explained_variance_ratio"], theirs.explained_variance_ratio_, rtol=1e-4)
+    assert report["variance_kept"] == pytest.approx(theirs.explained_variance_ratio_.sum())
+    assert (report["raw_widths"], report["width"], report["rows_fitted"], report["rows_missing"]) == ([8], 3, N, 0)
+    assert {"numpy", "scikit-learn"} <= set(info["libraries"])
+
+
+def test_damaged_and_foreign_tables_are_refused(tmp_path, feature_file):
+    schema = schema_of(vector({"txt": 3}))
+    path = build_item_table(schema, tmp_path, item_feature=feature_file).path
+    whole = path.read_bytes()
+    for size in (0, 4, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(
+            DataError, match=r"not a whole item table \(.*\); delete it, and the next run builds it anew"
+        ):
+            build_item_table(schema, tmp_path, item_feature=feature_file)
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.ones(3)}, path)
+    with pytest.raises(DataError, match=r"format None, expected 'fuxictr_mm item table 1'"):
+        ItemTable.load(path)
+    path.write_bytes(whole)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(DataError, match=r"not a whole item table \(.*No such file"):
+        ItemTable.load(path)
+
+
+@pytest.mark.parametrize("ids", [IDS, np.arange(1, 61), IDS * 10**12])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32])
+def test_index_of(ids, dtype):
+    if ids.max() > np.iinfo(dtype).max:
+        pytest.skip("these ids need int64")
+    table = ItemTable(ids, {})
+    unknown = np.setdiff1d(np.arange(1, 300), ids)[:5]
+    raw = np.concatenate([ids[::-1], [0], unknown, [np.iinfo(dtype).max]]).astype(dtype)
+    expected = [*range(N, 0, -1), 0, *[-1] * 6]
+    assert table.index_of(raw).tolist() == expected and table.index_of(raw).dtype == np.int32
+    assert table.index_of(raw[:66].reshape(6, 11)).tolist() == np.reshape(expected[:66], (6, 11)).tolist()
+    assert table.index_of(-5) == -1 and table.index_of(ids[3]).shape == () and table.index_of([]).shape == (0,)
+
+
+def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
+    schema = schema_of(vector({"txt": 3, "img": None}), vector({"txt+img": 4}, "joint", pca_whiten=True), *PLAIN)
+    table = build_item_table(schema, tmp_path, item_feature=feature_file)
+    rng = np.random.default_rng(9)
+    text, image = rng.normal(size=(4, 8)).astype(np.float32), rng.normal(size=(4, 10)).astype(np.float32)
+    ids = np.sort(np.setdiff1d(np.arange(1, 400), IDS)[[3, 40, 200, 90]])
+    rows = [2, 0, 3, 1]
+    new = item_rows(rows, item_id=ids[rows], txt=text[rows].tolist(), img=image[rows].tolist())
+    later = ItemTable.load(table.path).with_items(item_feature=write(tmp_path / "new.parquet", new))
+    assert later.item_ids.tolist() == [*IDS, *ids] and later.path is None
+    for name, values in table.columns.items():
+        assert np.array_equal(later.columns[name][: N + 1], values)
+    assert later.columns["item_id"][N + 1 :].tolist() == [0, 0, 0, 0]  # cold: no row of an id embedding is theirs
+    assert later.index_of(ids).tolist() == [N + 1, N + 2, N + 3, N + 4] and later.index_of(IDS[5]) == 6
+    pca = sklearn_pca(TEXT, 3)
+    norm = np.sqrt((pca.transform(TEXT) ** 2).sum(axis=1).mean())
+    by_hand = np.hstack([pca.transform(text) / norm, image / np.sqrt((IMAGE**2).sum(axis=1).mean())])
+    np.testing.assert_allclose(later.columns["emb"][N + 1 :], by_hand, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(later.columns["likes"][N + 1 :], LIKES[:4])
+    saved = later.save(tmp_path / "later.safetensors")
+    assert np.array_equal(saved.columns["joint"], later.columns["joint"]) and saved.info["n_items"] == N + 4
+    again = saved.with_items(item_feature=write(tmp_path / "x.parquet", item_rows([0], item_id=[5000])))
+    assert again.columns["item_id"].tolist() == [*range(N + 1), 0, 0, 0, 0, 0]
+    assert again.index_of([5000, *ids]).tolist() == [N + 5, N + 1, N + 2, N + 3, N + 4]
+    assert later.with_items(item_feature=feature_file) is later  # all known
+    changed = item_rows(txt=rng.normal(size=(N, 8)).astype(np.float32).tolist())
+    catalogue = write(tmp_path / "catalogue.parquet", pa.concat_tables([pa.table(new), pa.table(changed)]).to_pydict())
+    whole = table.with_items(item_feature=catalogue)  # known items stay as they are, whatever the file says of them
+    assert whole.item_ids.tolist() == later.item_ids.tolist()
+    assert all(np.array_equal(values, later.columns[name]) for name, values in whole.columns.items())
+    narrow = write(tmp_path / "narrow.parquet", item_rows(rows, item_id=ids[rows] + 10**6, txt=text[:, :5].tolist()))
+    with pytest.raises(DataError, match=rf"column 'txt', id {ids[2] + 10**6}: vector of length 5, expected 8"):
+        later.with_items(item_feature=narrow)
+
+
+def test_export_gives_raw_ids_and_real_items(tmp_path, feature_file):
+    table = build_item_table(schema_of(vector({"txt": 3}), TAG_COL), tmp_path, item_feature=feature_file)
+    table.export("emb", tmp_path / "emb.npz")
+    with np.load(tmp_path / "emb.npz") as file:
+        assert np.array_equal(file["key"], IDS) and np.array_equal(file["value"], table.columns["emb"][1:])
+    with pytest.raises(
+        ConfigError, match=r"column 'item_tags' is no vector column of the item table; it has \['emb'\]"
+    ):
+        table.export("item_tags", tmp_path / "tags.npz")
+
+
+def build_in_process(folder, barrier):
+    barrier.wait()
+    schema = schema_of(vector({"txt": 3, "img": 3, "txt+img": 2}))
+    build_item_table(schema, Path(folder) / "out", item_feature=Path(folder) / "item_feature.parquet")
+
+
+def test_two_processes_build_at_once(tmp_path, feature_file):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    workers = [context.Process(target=build_in_process, args=(str(tmp_path), barrier)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    files = sorted(os.listdir(tmp_path / "out"))
+    assert [name.rpartition(".")[2] for name in files] == ["json", "safetensors"]
+    schema = schema_of(vector({"txt": 3, "img": 3, "txt+img": 2}))
+    alone = build_item_table(schema, tmp_path / "alone", item_feature=feature_file)
+    for name in files:
+        assert (tmp_path / "out" / name).read_bytes() == (alone.path.parent / name).read_bytes()
+
+
+def poison(rows, row, value):
+    rows = rows.tolist()
+    rows[row] = value
+    return rows
+
+
+FIRST = IDS[SHUFFLED[0]]
+REFUSALS = {
+    "missing column": (
+        dict(likes=None),
+        PLAIN,
+        DataError,
+        r"item column 'likes' is missing: .*f.parquet has \['item_id', .*'img'\]; check",
+    ),
+    "missing modality": (
+        dict(txt=None),
+        [vector({"txt": 2})],
+        DataError,
+        "item column 'txt' is missing: .* check its name",
+    ),
+    "double item": (
+        dict(item_id=[FIRST, FIRST, *IDS[SHUFFLED[2:]]]),
+        [],
+        DataError,
+        rf"id {FIRST} occurs 2 times in column 'item_id'",
+    ),
+    "negative item": (
+        dict(item_id=[-4, *IDS[SHUFFLED[1:]]]),
+        [],
+        DataError,
+        r"row 0: negative id -4; ids must be >= 0",
+    ),
+    "text item": (
+        dict(item_id=["a"] * N),
+        [],
+        DataError,
+        "id column 'item_id' must hold integers .* found type string",
+    ),
+    "no id column": (dict(item_id=None), [], DataError, "column 'item_id' is missing; found"),
+    "list length": (
+        dict(item_tags=poison(TAGS[SHUFFLED], 0, [1, 2])),
+        PLAIN,
+        DataError,
+        rf"column 'item_tags', item {FIRST}: list of length 2, expected 3 as in 'max_len' in the YAML; pad shorter",
+    ),
+    "tag out of vocab": (
+        dict(item_tags=poison(TAGS[SHUFFLED], 0, [1, 20, 2])),
+        PLAIN,
+        DataError,
+        rf"'item_tags', item {FIRST}: id 20 is outside 0..19 \(vocab_size=20; 1 such ids, largest 20\)",
+    ),
+    "negative tag": (
+        dict(item_tags=poison(TAGS[SHUFFLED], 0, [1, -1, 2])),
+        PLAIN,
+        DataError,
+        rf"'item_tags', item {FIRST}: id -1 is outside 0..19",
+    ),
+    "float tags": (
+        dict(item_tags=TEXT[:, :3].tolist()),
+        PLAIN,
+        DataError,
+        "'item_tags' has type list<.*double> with 0 null ids",
+    ),
+    "null tags": (
+        dict(item_tags=poison(TAGS[SHUFFLED], 0, None)),
+        PLAIN,
+        DataError,
+        rf"'item_tags', item {FIRST}: null \(1 such items\)",
+    ),
+    "scalar tags": (
+        dict(item_tags=LIKES),
+        PLAIN,
+        DataError,
+        "'item_tags' has type int64; a list of ids per row is expected",
+    ),
+    "level out of vocab": (
+        dict(likes=LIKES + 1),
+        PLAIN,
+        DataError,
+        r"column 'likes', item \d+: id 11 is outside 0..10",
+    ),
+    "nan price": (
+        dict(price=[float("nan"), *PRICE[1:]]),
+        PLAIN,
+        DataError,
+        rf"'price', item {FIRST}: NaN or inf \(1 such items\)",
+    ),
+    "text price": (dict(price=["x"] * N), PLAIN, DataError, "'price' has type string; numbers are expected"),
+    "nan vector": (
+        dict(txt=poison(TEXT[SHUFFLED], 0, [float("nan")] * 8)),
+        [vector({"txt": 2})],
+        DataError,
+        rf"column 'txt', id {FIRST}: NaN, null or inf inside the vector",
+    ),
+    "vector length": (
+        dict(txt=poison(TEXT[SHUFFLED], 1, [1.0])),
+        [vector({"txt": 2})],
+        DataError,
+        rf"column 'txt', id {IDS[SHUFFLED[1]]}: vector of length 1, expected 8",
+    ),
+    "ready-made width": (
+        {},
+        [{**PLAIN[3], "pretrain_dim": 9}],
+        DataError,
+        rf"column 'ready', id {FIRST}: vector of length 4, expected 9",
+    ),
+    "pca width": (
+        {},
+        [vector({"txt": 2}, pretrain_dim=9)],
+        ConfigError,
+        "column 'emb': pretrain_dim=9 but its pca gives vectors of width 2; leave",
+    ),
+    "too many components": (
+        {},
+        [vector({"txt": 9})],
+        ConfigError,
+        r"column 'emb', modality 'txt': n_components=9 must be between 1 and min\(n_samples=60, n_features=8\)=8; use",
+    ),
+    "meta": (
+        {},
+        [{"name": "likes", "type": "meta", "source": "item"}],
+        ConfigError,
+        "column 'likes': a 'source: item' column of 'type: meta' holds vectors and needs 'pca'",
+    ),
+    "only padding": (
+        {name: values[:1] for name, values in item_rows(item_id=[0]).items()},
+        [],
+        DataError,
+        "f.parquet: no item besides padding id 0; at least one is expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(tmp_path, case):
+    changes, columns, error, sentence = REFUSALS[case]
+    path = write(tmp_path / "f.parquet", item_rows(**changes))
+    with pytest.raises(error, match=sentence) as caught:
+        build_item_table(schema_of(*columns), tmp_path / "out", item_feature=path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_refuses_a_vocabulary_without_room(tmp_path, feature_file):
+    item = {"name": "item_id", "type": "categorical", "source": "item", "vocab_size": N}
+    schema = DatasetSchema.from_params({"feature_cols": [item]})
+    with pytest.raises(
+        DataError, match="'item_id': vocab_size=60 but there are 60 items and a padding id; use vocab_size >= 61"
+    ):
+        build_item_table(schema, tmp_path, item_feature=feature_file)
+    item["vocab_size"] = N + 1
+    table = build_item_table(DatasetSchema.from_params({"feature_cols": [item]}), tmp_path, item_feature=feature_file)
+    # An item that comes later takes no place in the vocabulary.
+    later = table.with_items(item_feature=write(tmp_path / "one.parquet", {"item_id": [10**9]}))
+    assert later.columns["item_id"].tolist() == [*range(N + 1), 0] and later.index_of(10**9) == N + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"item_tags": [[0, 1, 20]]}, r"column 'item_tags', item 777: id 20 is outside 0..19 \(vocab_size=20;"),
+        ({"item_tags": [[0, 1]]}, "column 'item_tags', item 777: list of length 2, expected 3"),
+        ({"likes": [11]}, r"column 'likes', item 777: id 11 is outside 0..10 \(vocab_size=11; 1 such ids"),
+        ({"ready": [[1.0, 2.0]]}, "column 'ready', id 777: vector of length 2, expected 4"),
+        ({"txt": [[1.0, 2.0]]}, "column 'txt', id 777: vector of length 2, expected 8"),
+    ],
+)
+def test_later_items_must_fit_the_models_of_the_table(tmp_path, feature_file, changes, sentence):
+    """What the YAML left to the data is bound by the table: an id beyond would index outside an embedding."""
+    open_columns = [{key: v for key, v in column.items() if key not in ("vocab_size", "max_len")} for column in PLAIN]
+    table = build_item_table(schema_of(*open_columns, vector({"txt": 3})), tmp_path, item_feature=feature_file)
+    assert (table.columns["item_tags"].max(), table.columns["likes"].max()) == (19, 10)
+    fits = write(tmp_path / "fits.parquet", item_rows([0], item_id=[777], item_tags=[[0, 1, 19]], likes=[10]))
+    assert table.with_items(item_feature=fits).columns["item_tags"][-1].tolist() == [0, 1, 19]
+    new = write(tmp_path / "new.parquet", item_rows([0], item_id=[777], **changes))
+    with pytest.raises(DataError, match=sentence):
+        table.with_items(item_feature=new)
+
+
+def test_refuses_files_that_lack_items_or_are_absent(tmp_path, feature_file):
+    info = write(tmp_path / "info.parquet", {"item_id": [*IDS, 777]})
+    with pytest.raises(DataError, match=r"column 'likes' has no row for item 777 \(1 of 61 items are missing\)"):
+        build_item_table(schema_of(PLAIN[1]), tmp_path, item_info=info, item_feature=feature_file)
+    table = build_item_table(schema_of(vector({"txt": 2})), tmp_path, item_info=info, item_feature=feature_file)
+    assert not table.columns["emb"][table.index_of(777)].any()  # a vector may be missing
+    with pytest.raises(ConfigError, match="neither 'item_info' nor 'item_feature' is given"):
+        build_item_table(schema_of(), tmp_path)
+    with pytest.raises(DataError, match=r"absent.parquet: file not found"):
+        build_item_table(schema_of(), tmp_path, item_feature=tmp_path / "absent.parquet")
+    with pytest.raises(DataError, match=r"absent.h5: file not found; 'modality_data' names it for 'txt'"):
+        build_item_table(
+            schema_of(vector({"txt": 2})),
+            tmp_path,
+            item_feature=feature_file,
+            modality_data={"txt": tmp_path / "absent.h5"},
+        )
+
+
+def test_large_ids_do_not_need_a_large_lookup(monkeypatch):
+    monkeypatch.setattr(item_table_module, "LOOKUP_IDS", 10)
+    assert ItemTable(np.array([5, 7, 12]), {}).index_of([12, 5, 6, 0, -1]).tolist() == [3, 1, -1, 0, -1]
+
+
+@pytest.mark.real_data
+def test_lfm2k(tmp_path):
+    root = os.environ.get("FUXICTR_MM_REAL_DATA")
+    if not root or not Path(root, "lfm2k").is_dir():
+        pytest.skip("FUXICTR_MM_REAL_DATA does not name a folder with lfm2k/")
+    file = Path(root, "lfm2k", "item_feature.parquet")
+    tags = {"name": "item_tags", "type": "sequence", "source": "item", "vocab_size": 417, "max_len": 5}
+    schema = schema_of(tags, vector({"txt_emb_MiniLM": 16, "aud_emb_Whisper": 16}))
+    table = build_item_table(schema, tmp_path, item_feature=file)
+    raw = pq.read_table(file).sort_by("item_id").to_pydict()
+    blocks = [reduced(np.array(raw[name], np.float32), 16) for name in ("txt_emb_MiniLM", "aud_emb_Whisper")]
+    np.testing.assert_allclose(table.columns["emb"][1:], np.hstack(blocks), atol=1e-4)
+    assert np.array_equal(table.columns["item_tags"][1:], raw["item_tags"])
+    for block in np.split(table.columns["emb"], 2, axis=1):
+        assert np.sqrt((block[1:] ** 2).sum(axis=1).mean()) == pytest.approx(1, abs=1e-3)

@@ -1,0 +1,170 @@
+"""From a tuner YAML to experiments: names that stay, variants that do not share, and refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fuxictr_mm.config.experiment import load_dataset, load_experiment
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.study import tuner as sweep
+from fuxictr_mm.study.tuner import Experiment, enumerate_experiments, read_tuner, write_configs
+from tests.run.test_run import BASE, EXPERIMENTS
+from tests.synthetic import write_cluster_dataset
+
+PCA = "feature_cols.item_emb.pca"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    dataset = write_cluster_dataset(tmp_path, rows=8)
+    dataset["feature_cols"][1]["name"] = ["likes_level", "views_level"]
+    (tmp_path / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": {**dataset, "min_categr_count": 1}}))
+    models = {"Base": {**BASE, "num_workers": 1}, "din": {**EXPERIMENTS["din"], "dataset_id": "clusters"}}
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(models))
+    return tmp_path
+
+
+def enumerate_space(folder: Path, space: dict[str, Any]) -> list[Experiment]:
+    file = folder / "sweep.yaml"
+    content = {"base_config": ".", "base_expid": "din", "tuner_space": space}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    params = load_experiment("din", folder)
+    return enumerate_experiments(read_tuner(file), params, load_dataset("clusters", folder))
+
+
+def test_every_combination_once_and_as_load_experiment_reads_it(folder: Path) -> None:
+    pca = [{"text": 4, "image": 2}, {"text": 2, "image": 4}, {"image": 4, "text": 2}, {"text": None}]
+    space = {"num_heads": [1, 2], PCA: pca, "learning_rate": [1e-5, 0.001], "epochs": 1}
+    experiments = enumerate_space(folder, space)
+    assert len({experiment.expid for experiment in experiments}) == 16
+    assert len({experiment.dataset_id for experiment in experiments}) == 4
+    assert [list(experiment.values) for experiment in experiments] == [list(space)] * 16
+    combinations = {str(experiment.values) for experiment in experiments}
+    assert combinations == {
+        str({"num_heads": heads, PCA: one, "learning_rate": rate, "epochs": 1})
+        for heads in (1, 2)
+        for one in pca
+        for rate in (1e-5, 0.001)
+    }
+
+    write_configs(read_tuner(folder / "sweep.yaml"), experiments)
+    for experiment in experiments:
+        loaded = load_experiment(experiment.expid, folder / "sweep")
+        assert str(sorted(loaded.items())) == str(sorted(experiment.params.items()))  # str: the order within pca, too
+        assert loaded["num_heads"] == experiment.values["num_heads"]
+        assert loaded["feature_cols"][-1]["pca"] == experiment.values[PCA]
+    text = (folder / "sweep" / "model_config.yaml").read_text()
+    write_configs(read_tuner(folder / "sweep.yaml"), enumerate_space(folder, space))
+    assert (folder / "sweep" / "model_config.yaml").read_text() == text
+
+
+def test_names_stay_when_the_grid_grows_and_when_the_place_changes(folder: Path) -> None:
+    space: dict[str, Any] = {PCA: [{"text": 4}], "num_heads": [1, 2]}
+    before = {str(experiment.values): experiment.expid for experiment in enumerate_space(folder, space)}
+    larger = enumerate_space(folder, {PCA: [{"text": 2}, {"text": 4}], "num_heads": [4, 2, 1]})
+    after = {str(experiment.values): experiment.expid for experiment in larger}
+    assert len(after) == 6 and before.items() <= after.items()
+
+    models = yaml.safe_load((folder / "model_config.yaml").read_text())
+    models["Base"] |= {"model_root": "elsewhere", "num_workers": 3}
+    (folder / "model_config.yaml").write_text(yaml.safe_dump(models))
+    assert [e.expid for e in enumerate_space(folder, space)] == list(before.values())
+    models["din"]["net_dropout"] = 0.5
+    (folder / "model_config.yaml").write_text(yaml.safe_dump(models))
+    assert not {e.expid for e in enumerate_space(folder, space)} & set(before.values())
+
+
+def test_a_sweep_of_model_keys_keeps_the_dataset(folder: Path) -> None:
+    one, two = enumerate_space(folder, {"use_se": [True, False]})
+    assert one.dataset_id == two.dataset_id == "clusters"
+    assert one.dataset == two.dataset
+    assert "use_se" not in load_experiment("din", folder)  # swept although no YAML has it
+
+
+def test_what_belongs_to_the_dataset_makes_a_variant(folder: Path) -> None:
+    # max_len stands in the model's half here, where it changes neither feature map nor item table.
+    assert {e.dataset_id for e in enumerate_space(folder, {"max_len": [3, 5]})} == {"clusters"}
+    # min_categr_count stands in the dataset's, modality_data nowhere yet.
+    experiments = enumerate_space(folder, {"min_categr_count": [1, 2]})
+    assert [e.params["min_categr_count"] for e in experiments] == [1, 2]
+    assert len({e.dataset_id for e in experiments} - {"clusters"}) == 2
+    files = enumerate_space(folder, {"modality_data": [{"text": "a.npz"}, {"text": "b.npz"}]})
+    assert [e.dataset["modality_data"] for e in files] == [{"text": str(folder / f"{x}.npz")} for x in "ab"]
+    assert len({e.dataset_id for e in files}) == 2
+
+
+def test_one_column_of_an_entry_with_several_names(folder: Path) -> None:
+    experiments = enumerate_space(folder, {"feature_cols.views_level.active": [True, False]})
+    assert [column["name"] for column in experiments[1].dataset["feature_cols"]] == [
+        "user_id",
+        "likes_level",
+        "views_level",
+        "item_id",
+        "item_tags",
+        "item_emb",
+    ]
+    assert [column["active"] for column in experiments[1].dataset["feature_cols"]] == [True, True, False, *3 * [True]]
+    assert all(column["active"] for column in experiments[0].dataset["feature_cols"])
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"num_heads": []}, "'num_heads' has no values"),
+    ({"num_heads": [1, 2, 1]}, "'num_heads' lists 1 twice"),
+    ({"dataset_id": ["a", "b"]}, "'dataset_id' cannot be swept"),
+    ({"gpu": [0, 1]}, "'gpu' cannot be swept"),
+    ({"dnn_hidden_units": [32, 16]}, r"has the value 32, but the base experiment has the list \[32, 16\]"),
+    ({"feature_cols.item_embb.pca": [None]}, "no column 'item_embb'; nearest: item_emb"),
+    ({"feature_cols.pca": [None]}, r"must be feature_cols.<column>.<key>; columns: \['user_id'"),
+    (["num_heads"], "tuner_space must map keys to lists of values"),
+    ({}, "key 'tuner_space' is missing or empty"),
+]
+
+
+@pytest.mark.parametrize(("space", "message"), REFUSED)
+def test_a_space_that_cannot_be_meant_is_refused(folder: Path, space: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        enumerate_space(folder, space)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base_expid: [", "not valid YAML"),
+        ("- base_expid", "a mapping with the keys base_config, base_expid, dataset_id, tuner_space"),
+        ("", "a mapping with the keys"),
+        ("base_expid: din\ntuner_spaces: {a: [1]}", "key 'tuner_spaces' is not read; nearest: tuner_space"),
+        ("tuner_space: {a: [1]}", "key 'base_expid' is missing or empty"),
+    ],
+)
+def test_a_file_that_is_no_tuner_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_tuner(file)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for name in ("missing.yaml", "", "no_suffix"):
+        (tmp_path / "no_suffix").touch()
+        with pytest.raises(ConfigError, match="no such tuner file"):
+            read_tuner(tmp_path / name)
+
+
+def test_config_files_of_somebody_else_are_left_alone(folder: Path) -> None:
+    experiments = enumerate_space(folder, {"num_heads": [1, 2]})
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "model_config.yaml").write_text("mine: {}\n")
+    with pytest.raises(ConfigError, match=r"no sweep has written it; rename the tuner file sweep\.yaml"):
+        write_configs(read_tuner(folder / "sweep.yaml"), experiments)
+    assert (folder / "sweep" / "model_config.yaml").read_text() == "mine: {}\n"
+    assert not (folder / "sweep" / "dataset_config.yaml").exists()
+
+
+def test_ids_that_meet_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_digest", lambda values: "0")
+    with pytest.raises(ConfigError, match="two combinations have the id din_0"):
+        enumerate_space(folder, {"num_heads": [1, 2]})
+    with pytest.raises(ConfigError, match="two dataset variants have the id clusters_0"):
+        enumerate_space(folder, {PCA: [{"text": 2}, {"text": 4}]})

@@ -1,0 +1,338 @@
+"""A training that is stopped at any step and resumed ends bit by bit where one ends that was left alone."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
+from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel
+from fuxictr_mm.training.checkpoint import read_file
+from fuxictr_mm.training.loop import state_file
+from tests.synthetic import MODEL_KWARGS, tiny_challenge_batch, tiny_feature_map
+
+STEPS = 6  # per epoch
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+class OwnOrder:
+    """As our loader: the order follows from the number of the epoch."""
+
+    def __init__(self, feature_map: Any) -> None:
+        self.batches = [tiny_challenge_batch(feature_map, seed=seed) for seed in range(STEPS)]
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterate()
+
+    def iterate(self, start: int = 0) -> Iterator[Any]:
+        order = torch.randperm(STEPS, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        self.epoch += 1
+        for number in order[start:]:
+            yield self.batches[number]
+
+
+def global_order(feature_map: Any) -> DataLoader:
+    """As the challenge's loader: the order follows from torch's global generator."""
+    batches = [tiny_challenge_batch(feature_map, seed=seed) for seed in range(STEPS)]
+    return DataLoader(batches, batch_size=None, shuffle=True)  # type: ignore[arg-type]
+
+
+LOADERS = {"own order": OwnOrder, "global order": global_order}
+
+
+class Run:
+    """One training with dropout, in a folder of its own."""
+
+    fit: dict[str, Any]
+
+    def __init__(self, folder: Path, loader: str = "own order", **changes: Any) -> None:
+        self.fit = {"epochs": 3, "checkpoint_steps": 4, "learning_rate": 0.01}
+        self.fit |= {key: changes.pop(key) for key in list(changes) if key in ("epochs", "checkpoint_steps", "seed")}
+        torch.manual_seed(3)
+        feature_map = tiny_feature_map(folder)
+        widths = {"dnn_hidden_units": [8, 6], "num_heads": 2, "net_dropout": 0.4, "eval_steps": 5}
+        options = {**MODEL_KWARGS, **widths, "early_stop_patience": 99, "learning_rate": 0.01, **changes}
+        self.model: MultimodalRankModel = DIN_SE_MHTA(feature_map, model_id="tiny", model_root=str(folder), **options)
+        self.train = LOADERS[loader](feature_map)
+        self.valid = [tiny_challenge_batch(feature_map, seed=seed) for seed in (50, 51, 52)]
+        self.steps = 0
+        self.scores: list[float] = []
+        self.state = state_file(self.model.checkpoint)
+
+        original_step, original_evaluate = self.model.train_step, self.model.evaluate
+
+        def counted(batch: Any) -> torch.Tensor:
+            self.steps += 1
+            return original_step(batch)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            result = original_evaluate(*args, **kwargs)
+            self.scores.append(next(iter(result.values())))
+            return result
+
+        self.model.train_step = counted  # type: ignore[method-assign]
+        self.model.evaluate = noted  # type: ignore[method-assign]
+
+    def at_step(self, number: int, action: Any) -> "Run":
+        """Do ``action`` when step ``number`` of this process begins."""
+        step = self.model.train_step
+
+        def with_action(batch: Any) -> torch.Tensor:
+            if self.steps + 1 == number:
+                action()
+            return step(batch)
+
+        self.model.train_step = with_action  # type: ignore[method-assign]
+        return self
+
+    def go(self, resume: bool = False, **changes: Any) -> "Run":
+        self.model.fit(self.train, validation_data=self.valid, resume=resume, **{**self.fit, **changes})
+        return self
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return self.model.state_dict()
+
+
+@pytest.fixture(autouse=True)
+def _signals_of_a_terminal() -> Iterator[None]:
+    """A suite that runs behind ``&`` has inherited a SIGINT that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def kill() -> None:
+    raise KilledError
+
+
+def assert_same(one: Run, other: Run) -> None:
+    assert all(torch.equal(value, other.weights()[name]) for name, value in one.weights().items())
+    moments = [run.model.optimizer.state_dict()["state"] for run in (one, other)]
+    for index, state in moments[0].items():
+        assert all(torch.equal(state[key], moments[1][index][key]) for key in state)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("step", [1, 4, 5, 6, 7, 11, 13, 18])
+def test_killed_and_resumed(step: int, loader: str, tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone", loader).go()
+    assert alone.steps == 3 * STEPS
+    with pytest.raises(KilledError):
+        Run(tmp_path / "killed", loader).at_step(step, kill).go()
+    resumed = Run(tmp_path / "killed", loader)
+    torch.manual_seed(999)  # whatever another process has drawn
+    if not resumed.state.exists():
+        torch.manual_seed(3)
+        Run(tmp_path / "other", loader)  # the same draws as building a model takes
+    resumed.go(resume=True)
+    assert_same(resumed, alone)
+    assert resumed.scores == alone.scores[len(alone.scores) - len(resumed.scores) :]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulation_steps": 4},  # some states lie within a group
+        {"accumulation_steps": 4, "lr_schedule": "linear", "checkpoint_steps": 1},
+        {"early_stop_patience": 2, "checkpoint_steps": 1},
+        {"monitor": "logloss", "monitor_mode": "min", "embedding_regularizer": 0.01},
+        {"optimizer": "SGD", "save_best_only": False},
+        {"checkpoint_steps": None},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("step", [3, 8, 12])
+def test_everything_that_a_step_depends_on_is_kept(options: dict[str, Any], step: int, tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone", **options).go()
+    with pytest.raises(KilledError):
+        Run(tmp_path / "killed", **options).at_step(step, kill).go()
+    resumed = Run(tmp_path / "killed", **options).go(resume=True)
+    assert_same(resumed, alone)
+    assert resumed.model._best_metric == alone.model._best_metric
+    assert resumed.model._stopping_steps == alone.model._stopping_steps
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_and_saves(number: int, tmp_path: Path) -> None:
+    before = signal.getsignal(number)
+    alone = Run(tmp_path / "alone").go()
+    stopped = Run(tmp_path / "stopped").at_step(8, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(
+        TrainingInterrupted, match=r"stopped in epoch 2 after batch 2 of 6; the state is in .*tiny.state"
+    ):
+        stopped.go()
+    assert signal.getsignal(number) is before
+    assert stopped.steps == 8  # the step was finished, none was begun
+    resumed = Run(tmp_path / "stopped").go(resume=True)
+    assert resumed.steps == 3 * STEPS - 8
+    assert_same(resumed, alone)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_signal_during_an_evaluation(loader: str, tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone", loader).go()
+    stopped = Run(tmp_path / "stopped", loader)
+    forward = stopped.model.forward
+
+    def with_signal(batch: Any) -> Any:
+        if not stopped.model.training and stopped.steps == 5:
+            signal.raise_signal(signal.SIGINT)
+        return forward(batch)
+
+    stopped.model.forward = with_signal  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted, match="stopped in epoch 1 after batch 5 of 6"):
+        stopped.go()
+    assert stopped.scores == []
+    resumed = Run(tmp_path / "stopped", loader).go(resume=True)
+    assert resumed.scores == alone.scores
+    assert_same(resumed, alone)
+
+
+def test_the_second_signal_acts_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    run = Run(tmp_path).at_step(2, twice)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run.go()
+    assert not isinstance(raised.value, TrainingInterrupted)
+    assert run.steps == 1
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run = Run(tmp_path).at_step(8, lambda: signal.raise_signal(signal.SIGINT)).go()
+    assert run.steps == 3 * STEPS
+
+
+def test_the_last_step_can_be_interrupted_too(tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone").go()
+    with pytest.raises(TrainingInterrupted):
+        Run(tmp_path / "stopped").at_step(18, lambda: signal.raise_signal(signal.SIGINT)).go()
+    resumed = Run(tmp_path / "stopped").go(resume=True)
+    assert resumed.steps == 0
+    assert_same(Run(tmp_path / "stopped").go(resume=True), Run(tmp_path / "alone").go(resume=True))
+    assert all(torch.equal(value, alone.weights()[name]) for name, value in resumed.weights().items())
+
+
+def test_an_ended_training_is_not_repeated_and_keeps_its_time(tmp_path: Path) -> None:
+    first = Run(tmp_path).go()
+    assert set(read_file(first.state)) == {"format", "identity", "seconds", "finished", "curve"}
+    again = Run(tmp_path).go(resume=True)
+    assert again.steps == 0
+    assert again.model.train_seconds == first.model.train_seconds > 0
+    assert all(torch.equal(value, first.weights()[name]) for name, value in again.weights().items())
+
+
+def test_the_curve_is_that_of_a_training_left_alone(tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone", metrics=["AUC", "logloss"]).go().model.curve
+    assert {type(value) for entry in alone for value in entry["valid"].values()} == {float}
+    assert [entry["step"] for entry in alone] == [5, 10, 15]
+    assert alone[0]["epoch"] == pytest.approx(5 / STEPS)
+    assert all(set(entry["valid"]) == {"AUC", "logloss"} and 0 < entry["train_loss"] < 2 for entry in alone)
+    with pytest.raises(KilledError):
+        Run(tmp_path / "killed", metrics=["AUC", "logloss"]).at_step(14, kill).go()
+    assert Run(tmp_path / "killed", metrics=["AUC", "logloss"]).go(resume=True).model.curve == alone
+    assert Run(tmp_path / "killed", metrics=["AUC", "logloss"]).go(resume=True).model.curve == alone  # it has ended
+
+
+def test_a_signal_in_an_evaluation_keeps_its_train_loss(tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone").go().model.curve
+    run = Run(tmp_path / "stopped")
+    evaluate = run.model.evaluate
+
+    def signalled(*args: Any, **kwargs: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*args, **kwargs)
+
+    run.model.evaluate = signalled  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted):
+        run.go()
+    assert Run(tmp_path / "stopped").go(resume=True).model.curve == alone
+
+
+def test_without_resume_training_starts_anew(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        Run(tmp_path).at_step(9, kill).go()
+    leftover = tmp_path / "tiny" / ".tiny.state.abc.tmp"
+    leftover.write_bytes(b"half a file")
+    anew = Run(tmp_path).go()
+    assert anew.steps == 3 * STEPS
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["tiny.model", "tiny.state"]
+
+
+def killed(folder: Path, **options: Any) -> Run:
+    with pytest.raises(KilledError):
+        Run(folder, **options).at_step(9, kill).go()
+    return Run(folder, **options)
+
+
+def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    with pytest.raises(ConfigError, match=r"tiny.state: that training began with epochs = 3, now it is 4; restore"):
+        run.go(resume=True, epochs=4)
+    with pytest.raises(ConfigError, match=r"began with learning_rate = 0.01, now it is 0.02"):
+        run.go(resume=True, learning_rate=0.02)
+    run.go(resume=True, gpu=3, verbose=0, train_data="moved.parquet")  # the machine does not matter
+
+
+def test_a_state_of_another_model_names_the_parameter(tmp_path: Path) -> None:
+    killed(tmp_path)
+    other = Run(tmp_path, dnn_hidden_units=[9, 6])
+    with pytest.raises(DataError, match=r"tiny.state: parameter 'dnn.mlp.0.weight' has shape \(8, .*expects \(9, "):
+        other.go(resume=True)
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    run.train.fingerprint = "other"
+    with pytest.raises(ConfigError, match="that training began with training data = 6, now it is other"):
+        run.go(resume=True)
+
+
+def test_another_item_table_is_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    run.model.feature_map.features["item_emb"]["item_table"] = "item_table-2.safetensors"
+    with pytest.raises(ConfigError, match="that training began with digest of features = "):
+        run.go(resume=True)
+
+
+def test_a_truncated_state_is_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    run.state.write_bytes(run.state.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"tiny.state: not a whole checkpoint"):
+        run.go(resume=True)
+
+
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.state.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"weight": torch.ones(2)}, run.state)
+    with pytest.raises(DataError, match="no training state of this package"):
+        run.go(resume=True)
+
+
+def test_a_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for context, _, _ in run.valid:
+        context["label"].zero_()
+    with pytest.raises(DataError, match="validation AUC is not a number in epoch 1: the valid split holds one class"):
+        run.go()
+
+
+def test_a_training_that_would_never_be_evaluated_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"eval_steps=19 is more than the 18 steps .*3 epochs of 6 batches"):
+        Run(tmp_path, eval_steps=19).go()
