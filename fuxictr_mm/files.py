@@ -1,7 +1,4 @@
-"""Reading and writing files safely: fingerprints, checked parquet handles, atomic writes.
-
-Apart from everything else because both the feature side and the data side need it, and neither may import the other.
-"""
+"""Reading and writing files safely: fingerprints, checked parquet handles, atomic writes, one writer at a time."""
 
 import glob
 import hashlib
@@ -15,10 +12,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
-from fuxictr_mm.errors import DataError
+from fuxictr_mm.errors import ConfigError, DataError
 
-__all__ = ["atomic_write", "file_fingerprint", "open_parquet", "remove_leftovers"]
+__all__ = ["atomic_write", "file_fingerprint", "only_one", "open_parquet", "remove_leftovers"]
 
 
 @contextmanager
@@ -30,7 +28,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -49,10 +47,56 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Remove what killed :func:`atomic_write` of ``path`` left beside it; nobody else may be writing ``path``."""
+    """Remove what killed processes left beside ``path`` in :func:`atomic_write`; a living one's file stays."""
     path = Path(path)
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        temporary.unlink(missing_ok=True)
+        owner = temporary.name.removeprefix(f".{path.name}.").split("-")[0]
+        if not (owner.isdigit() and _is_alive(int(owner))):
+            temporary.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    return True
+
+
+@contextmanager
+def only_one(path: str | Path, what: str) -> Iterator[None]:
+    """Let one process at a time do ``what``; a second one is refused at once, not kept waiting.
+
+    Within a process it may be entered again. The lock falls with the process, however that ends.
+
+    Args:
+        path: file that is locked, made if it is not there; who holds it is noted in ``<path>.pid``.
+        what: what is going on, as the refusal says it: ``"another run of experiment x"``.
+
+    Raises:
+        ConfigError: another process holds the lock; names its pid.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = path.with_name(f"{path.name}.pid")
+    lock = FileLock(path, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        pid = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+        raise ConfigError(
+            f"{what} is going on in process {pid or '(not noted yet)'}; wait until it has ended, or stop it "
+            f"(it holds {path})."
+        ) from None
+    try:
+        note.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            note.unlink(missing_ok=True)
+        lock.release()
 
 
 def file_fingerprint(path: str | Path) -> str:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +33,16 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "file") as path:
         path.write_text("x")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_leftovers_of_the_dead_go_and_a_living_writers_file_stays(tmp_path: Path) -> None:
+    target = tmp_path / "a.model"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for name in (f".a.model.{dead.stdout.strip()}-x1.tmp", ".a.model.before.tmp", ".a.model2.before.tmp"):
+        (tmp_path / name).touch()
+    with atomic_write(target) as living:
+        remove_leftovers(target)
+        assert {path.name for path in tmp_path.iterdir()} == {living.name, ".a.model2.before.tmp"}
 
 
 def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
