@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fuxictr_mm.config.experiment import REPOSITORY, load_dataset, user_errors
+from fuxictr_mm.cli import user_errors
 from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.sources import Sources, entry_modalities
 from fuxictr_mm.files import atomic_write, open_parquet

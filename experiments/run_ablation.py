@@ -21,14 +21,13 @@ from typing import Any
 
 import torch
 
-from fuxictr_mm.config.experiment import nearest, user_errors
-from fuxictr_mm.config.schema import DatasetSchema
-from fuxictr_mm.data.loader import named_item_table
+from fuxictr_mm.cli import user_errors
+from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.run import Experiment, Trained
 from fuxictr_mm.run.provenance import machine
-from fuxictr_mm.run.run import restore_experiment
 from fuxictr_mm.serve.ranking import Ranker
 from fuxictr_mm.study.arms import (
     Arm,
@@ -71,42 +70,42 @@ class Outcome:
     command: str
 
 
-def traits(params: dict[str, Any]) -> dict[str, Any]:
+def traits(experiment: Experiment) -> dict[str, Any]:
     """What the trained model of a run shows beside its metrics: its latency and its PCAs.
 
     Returns:
         ``latency_p50_ms``, ``None`` for a model that is none of ours, and ``explained_variance``: column -> entry of
         its ``pca`` -> share of variance per component.
     """
-    model, feature_map = restore_experiment(params)
-    item_table = named_item_table(feature_map)
-    reports = item_table.info["pca"] if item_table is not None else {}
+    trained = Trained.open(experiment)
+    reports = trained.table.info["pca"]
     explained = {
         column: {
             report["modality"]: report["explained_variance_ratio"]
             for report in reports.get(column, ())
             if report["explained_variance_ratio"] is not None
         }
-        for column in feature_map.features
+        for column in trained.feature_map.features
     }
-    is_ours = isinstance(model, MultimodalRankModel)
+    is_ours = isinstance(trained.model, MultimodalRankModel)
     return {
-        "latency_p50_ms": _latency(model, feature_map, params) if is_ours else None,
+        "latency_p50_ms": _latency(trained) if is_ours else None,
         "explained_variance": {column: entries for column, entries in explained.items() if entries},
     }
 
 
-def _latency(model: MultimodalRankModel, feature_map: Any, params: dict[str, Any]) -> float:
+def _latency(trained: Trained) -> float:
     """Median milliseconds to score targets of the test split for one of its users, with a history of median length."""
-    schema = DatasetSchema.from_feature_map(feature_map, **params)
+    schema = trained.schema
     context = [column.name for column in schema.context_columns]
     columns = (schema.item_col, schema.history_col, *context)
-    rows = next(open_parquet(params["test_data"], columns).iter_batches(ROWS_READ, columns=list(columns))).to_pylist()
+    file = open_parquet(trained.params["test_data"], columns)
+    rows = next(file.iter_batches(ROWS_READ, columns=list(columns))).to_pylist()
     rows.sort(key=lambda row: sum(item != 0 for item in row[schema.history_col]))
     user = rows[len(rows) // 2]
     targets = sorted({row[schema.item_col] for row in rows})
     candidates = list(itertools.islice(itertools.cycle(targets), CANDIDATES))
-    ranker = Ranker(model, feature_map, max_len=schema.max_len, item_col=schema.item_col)
+    ranker = Ranker(trained)
     milliseconds = []
     for _ in range(WARM_UP + REPETITIONS):
         started = time.perf_counter()
@@ -228,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
         for done, _ in enumerate(run_arms(chosen, seeds, args.gpu), start=1):
             rows = collect(arms, seeds[:done])
             for arm in (row.arm for row in rows if row.arm.name not in known):
-                known[arm.name] = traits(arm.run_params(seeds[0], args.gpu))
+                known[arm.name] = traits(arm.run(seeds[0], args.gpu))
             text = write(Outcome(study, args.dataset, seeds[:done], rows, known, device, command), args.out)
         print("\n" + text)
 

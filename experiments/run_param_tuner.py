@@ -16,7 +16,6 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,11 @@ import yaml
 from fuxictr.autotuner import grid_search
 from fuxictr.utils import Monitor
 
-from fuxictr_mm.compat import find_model
-from fuxictr_mm.config.experiment import check_keys, load_dataset, user_errors
-from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.cli import user_errors
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.models.registry import register
-from fuxictr_mm.run.run import Result, finished_result, resolve_experiment
-from fuxictr_mm.study.tuner import Experiment, Tuner, enumerate_experiments, read_tuner, write_configs
+from fuxictr_mm.run import Result, check_runs, finished_result, resolve_experiment
+from fuxictr_mm.study.tuner import Combination, Tuner, enumerate_experiments, read_tuner, write_configs
 
 HERE = Path(__file__).resolve().parent
 RUN_EXPID = HERE / "run_expid.py"
@@ -47,22 +43,17 @@ class Row:
         score: the monitored value on valid, ``None`` unless finished.
     """
 
-    experiment: Experiment
+    experiment: Combination
     result: Result | None
     state: str
     score: float | None
 
 
-def prepare(tuner: Tuner) -> list[Experiment]:
+def prepare(tuner: Tuner) -> list[Combination]:
     """Enumerate, check and write all experiments; whatever can be refused is refused here, before anything runs."""
-    params = resolve_experiment(tuner.base_expid, tuner.base_config, tuner.dataset_id)
-    dataset = load_dataset(params["dataset_id"], tuner.base_config)
-    experiments = enumerate_experiments(tuner, params, dataset)
-    model_zoo = import_module("model_zoo")
-    register(model_zoo)
-    for experiment in experiments:
-        check_keys(experiment.params, find_model(model_zoo, experiment.params.get("model", "(no key 'model')")))
-        DatasetSchema.from_params(experiment.params)
+    base = resolve_experiment(tuner.base_expid, tuner.base_config, tuner.dataset_id)
+    experiments = enumerate_experiments(tuner, base)
+    check_runs([combination.experiment for combination in experiments])
     write_configs(tuner, experiments)
     return experiments
 
@@ -102,20 +93,20 @@ def _wait_for_children() -> None:
             continue  # the children have heard it, too
 
 
-def collect(experiments: Sequence[Experiment]) -> list[Row]:
+def collect(experiments: Sequence[Combination]) -> list[Row]:
     """Results so far, the best one first by the monitored metric on valid, and those without a result last."""
     rows = []
     for experiment in experiments:
-        result = finished_result(experiment.params)
-        score = Monitor(experiment.params.get("monitor", "AUC")).get_value(result.valid) if result else None
+        result = finished_result(experiment.experiment)
+        score = Monitor(experiment.experiment.get("monitor", "AUC")).get_value(result.valid) if result else None
         state = "finished" if result else "unfinished" if _log(experiment).is_file() else "not started"
         rows.append(Row(experiment, result, state, score))
-    sign = -1 if experiments[0].params.get("monitor_mode", "max") == "max" else 1
+    sign = -1 if experiments[0].experiment.get("monitor_mode", "max") == "max" else 1
     return sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0), row.state, row.experiment.expid))
 
 
-def _log(experiment: Experiment) -> Path:
-    return Path(experiment.params["model_root"]) / experiment.dataset_id / f"{experiment.expid}.log"
+def _log(experiment: Combination) -> Path:
+    return experiment.experiment.file(".log")
 
 
 def table(tuner: Tuner, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -126,7 +117,7 @@ def table(tuner: Tuner, rows: Sequence[Row]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"rank": rank if result else None, "expid": row.experiment.expid}
         line["dataset"] = row.experiment.dataset_id
         line |= {_short_key(key): _short(row.experiment.values[key]) for key in tuner.swept}
-        for metric in row.experiment.params["metrics"]:
+        for metric in row.experiment.experiment["metrics"]:
             line[f"valid {metric}"] = result.valid.get(metric) if result else None
         line["test AUC"] = result.test.get("AUC") if result else None
         line["parameters"] = result.parameters if result else None
@@ -242,10 +233,10 @@ def main(argv: list[str] | None = None) -> None:
         if not chosen:
             raise ConfigError(f"--tag {args.tag}: in none of the {len(experiments)} ids, e.g. {experiments[0].expid}.")
         print(f"{len(experiments)} experiments in {tuner.folder}", flush=True)
-        if not args.summary and any(finished_result(experiment.params) is None for experiment in chosen):
+        if not args.summary and any(finished_result(experiment.experiment) is None for experiment in chosen):
             search(tuner, args.tag, args.gpu)
         rows = collect(experiments)
-        summarize(tuner, rows, experiments[0].params)
+        summarize(tuner, rows, experiments[0].experiment.params)
     failed = [row.experiment for row in rows if row.result is None and row.experiment in chosen]
     if failed and not args.summary:
         for experiment in failed:

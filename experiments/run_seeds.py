@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuxictr_mm.config.experiment import user_errors
+from fuxictr_mm.cli import user_errors
 from fuxictr_mm.files import atomic_write
-from fuxictr_mm.run.run import resolve_experiment
+from fuxictr_mm.run import resolve_experiment
 from fuxictr_mm.study.arms import Arm, Row, check_arms, collect, markdown, plot_bars, run_arms, table, write_csv
 
 HERE = Path(__file__).resolve().parent

@@ -1,17 +1,14 @@
 """The only file that knows which FuxiCTR, and which scikit-learn beside it, is installed.
 
-The wheel 2.3.10 on PyPI has ``RankDataLoader`` as a function that returns the loaders; 2.3.7, 2.3.9 and the 2.3.10 of
-FuxiCTR's repository have a class of that name with ``make_iterator()``. 2.3.7 carries no ``model_zoo.LongCTR``. 2.3.7
-and 2.3.9 use ``np.Inf`` and so need numpy 1, for which the last scikit-learn they were made for is 1.4.
+2.3.7 carries no ``model_zoo.LongCTR``. 2.3.7 and 2.3.9 use ``np.Inf`` and so need numpy 1, for which the last
+scikit-learn they were made for is 1.4. FuxiCTR's ``RankDataLoader`` differs from release to release (a class, then a
+function), so nothing of ours calls it; scripts of FuxiCTR's users do (tests/test_drop_in.py).
 """
 
 import importlib
-import inspect
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
-
-import fuxictr
-from fuxictr.pytorch.dataloaders import RankDataLoader
 
 from fuxictr_mm.errors import ConfigError
 
@@ -23,15 +20,7 @@ except ImportError:  # before scikit-learn 1.6 every estimator has it as a metho
         return estimator._validate_data(X, **checks)
 
 
-__all__ = ["find_model", "host_loaders", "host_model_names", "validate_data"]
-
-
-def host_loaders(feature_map: Any, params: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Return the host's ``(train, valid, test)`` loaders for ``params``; absent splits are ``None``."""
-    loaders = RankDataLoader(feature_map, stage="both", **params)
-    if inspect.isclass(RankDataLoader):
-        loaders = loaders.make_iterator()
-    return loaders
+__all__ = ["find_model", "host_model_names", "validate_data"]
 
 
 def find_model(model_zoo: ModuleType, name: str) -> type:
@@ -46,7 +35,7 @@ def find_model(model_zoo: ModuleType, name: str) -> type:
     if isinstance(model := getattr(host_models, name, None), type):
         return model
     known = sorted({key for key, value in vars(model_zoo).items() if isinstance(value, type)} | set(host_model_names()))
-    without = "" if host_model_names() else f" (fuxictr {fuxictr.__version__} carries no models for these batches)"
+    without = "" if host_model_names() else f" (fuxictr {version('fuxictr')} carries no models for these batches)"
     raise ConfigError(f"model: {name!r} is not a registered model; found {known}{without}.")
 
 

@@ -12,10 +12,11 @@ from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
 SCRIPT = """
+import sys
 from pathlib import Path
-from fuxictr_mm.run.run import main
+from fuxictr_mm.cli import main
 if __name__ == "__main__":
-    main(csv_dir=Path(__file__).resolve().parent)
+    main(["run", "--csv_dir", str(Path(__file__).resolve().parent), *sys.argv[1:]])
 """
 
 

@@ -1,53 +1,15 @@
-"""Both forms of the host, whichever is installed."""
+"""What differs between releases of the host, whichever is installed."""
 
 import importlib.util
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fuxictr_mm import compat
-from fuxictr_mm.compat import find_model, host_loaders, host_model_names, validate_data
+from fuxictr_mm.compat import find_model, host_model_names, validate_data
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.derive.pca import ModalityPCA
-
-PARAMS: dict[str, Any] = {"train_data": "a", "valid_data": "b", "test_data": None, "batch_size": 7}
-
-
-def function_form(feature_map: Any, stage: str = "train", **params: Any) -> tuple[Any, Any, Any]:
-    """As in the wheel 2.3.10."""
-    return (feature_map, stage, params), params["valid_data"], params["test_data"]
-
-
-class ClassForm:
-    """As in 2.3.7 and 2.3.9."""
-
-    def __init__(self, feature_map: Any, stage: str = "train", **params: Any) -> None:
-        self.loaders = function_form(feature_map, stage, **params)
-
-    def make_iterator(self) -> tuple[Any, Any, Any]:
-        return self.loaders
-
-
-@pytest.mark.parametrize("form", [function_form, ClassForm])
-def test_loaders_of_both_forms(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "RankDataLoader", form)
-    assert host_loaders("map", PARAMS) == (("map", "both", PARAMS), "b", None)
-
-
-def test_the_hosts_own_form_gives_three_loaders() -> None:
-    made: list[tuple[str, int]] = []
-
-    class Loader:
-        num_samples = num_blocks = 1
-
-        def __init__(self, feature_map: Any, data_path: str, split: str, batch_size: int, **kwargs: Any) -> None:
-            made.append((f"{split}: {data_path}", batch_size))
-
-    train, valid, test = host_loaders(None, {**PARAMS, "data_loader": Loader})
-    assert isinstance(train, Loader) and isinstance(valid, Loader) and test is None
-    assert made == [("train: a", 7), ("valid: b", 7)]
 
 
 def host_zoo(*names: str) -> ModuleType:

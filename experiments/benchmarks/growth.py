@@ -32,7 +32,7 @@ from ranking import CONTEXT, SMALL, feature_map, item_table
 from tqdm import tqdm
 
 from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.config.experiment import user_errors
+from fuxictr_mm.cli import user_errors
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.rows import read_rows
 from fuxictr_mm.errors import ConfigError

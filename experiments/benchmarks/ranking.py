@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
+from fuxictr_mm.run import Trained
 from fuxictr_mm.serve.ranking import Ranker
 
 CONTEXT = ("likes_level", "views_level")
@@ -102,7 +103,8 @@ def arms(folder: Path, widths: Mapping[str, Any]) -> tuple[dict[str, _Answer], d
         "DIN_SE_MHTA, ids only": (DIN_SE_MHTA(ids_only, **common), ids_only),
     }
     answers = {
-        name: ranked(Ranker(model, features, batch_size=BATCH_SIZE)) for name, (model, features) in models.items()
+        name: ranked(Ranker(Trained.of(model, features, common), batch_size=BATCH_SIZE))
+        for name, (model, features) in models.items()
     }
     columns = {name: torch.from_numpy(values).to(baseline.device) for name, values in table.columns.items()}
     answers["Transformer_DCNv2, rows"] = by_rows(ours.eval(), columns)

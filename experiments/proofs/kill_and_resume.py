@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from tqdm import tqdm
 
-from fuxictr_mm.config.experiment import load_experiment
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.models.registry import register
+from fuxictr_mm.run import Experiment, finished_result, run_experiment
 from fuxictr_mm.run.provenance import current_commit, machine
-from fuxictr_mm.run.results import checkpoint_file, finished_result
-from fuxictr_mm.run.run import run_experiment
 from fuxictr_mm.training.checkpoint import read_file, read_weights
 from fuxictr_mm.training.loop import state_file
 
@@ -37,13 +37,14 @@ ENDED = "had ended"
 EXPIDS = ("Transformer_DCNv2_demo", "DIN_SE_MHTA_demo")
 
 
-def small_experiment(expid: str, data: Path, model_root: Path) -> dict[str, Any]:
+def small_experiment(expid: str, data: Path, model_root: Path) -> Experiment:
     """The shipped experiment with small widths, and everything on that a state has to remember."""
-    params = load_experiment(expid)
-    for key in ("train_data", "valid_data", "test_data", "item_info", "item_feature"):
-        params[key] = str(data / Path(params[key]).name)
-    params |= {"data_root": str(data), "model_root": str(model_root), "gpu": -1, "verbose": 0, "resume": True}
-    params |= {
+    register(import_module("model_zoo"))
+    shipped = Experiment.load(expid)
+    files = ("train_data", "valid_data", "test_data", "item_info", "item_feature")
+    changes: dict[str, Any] = {key: str(data / Path(shipped[key]).name) for key in files}
+    changes |= {"data_root": str(data), "model_root": str(model_root), "gpu": -1, "verbose": 0, "resume": True}
+    changes |= {
         "epochs": 3,
         "batch_size": 64,
         "eval_steps": 17,
@@ -51,27 +52,28 @@ def small_experiment(expid: str, data: Path, model_root: Path) -> dict[str, Any]
         "early_stop_patience": 99,
         "embedding_dim": 8,
     }
-    params |= {"checkpoint_steps": 5, "accumulation_steps": 3, "net_dropout": 0.3}
-    return params | {key: [32, 16] for key in ("dcn_hidden_units", "dnn_hidden_units") if key in params}
+    changes |= {"checkpoint_steps": 5, "accumulation_steps": 3, "net_dropout": 0.3}
+    changes |= {key: [32, 16] for key in ("dcn_hidden_units", "dnn_hidden_units") if key in shipped.params}
+    return shipped.but(**changes)
 
 
-def train(params: dict[str, Any]) -> None:
+def train(experiment: Experiment) -> None:
     """One process's work, without its output."""
     with open(os.devnull, "w") as sink:
         sys.stdout = sys.stderr = sink
-        run_experiment(params)
+        run_experiment(experiment)
 
 
 class Trial:
     """One run under ``model_root``, killed and resumed."""
 
-    def __init__(self, context: Any, params: dict[str, Any]) -> None:
+    def __init__(self, context: Any, experiment: Experiment) -> None:
         self.context = context
-        self.params = params
-        self.checkpoint = checkpoint_file(params)
+        self.experiment = experiment
+        self.checkpoint = experiment.checkpoint
 
     def start(self) -> Any:
-        process = self.context.Process(target=train, args=(self.params,))
+        process = self.context.Process(target=train, args=(self.experiment,))
         process.start()
         return process
 
@@ -114,7 +116,7 @@ class Trial:
         """What is not as in the run that was left alone; empty if all is."""
         ours, theirs = (read_weights(trial.checkpoint) for trial in (self, reference))
         different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
-        results = [finished_result(trial.params) for trial in (self, reference)]
+        results = [finished_result(trial.experiment) for trial in (self, reference)]
         scores = [None if result is None else (result.valid, result.test) for result in results]
         if scores[0] is None or scores[0] != scores[1]:
             different.append("metrics")

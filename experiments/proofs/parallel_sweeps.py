@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from fuxictr_mm.config.experiment import load_dataset
+from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.table import ItemTable

@@ -1,244 +1,213 @@
-"""From an experiment id to checked parameters: FuxiCTR's YAML files, and nothing parallel to them.
+"""What is to be run: one experiment, read once, checked, and never changed."""
 
-FuxiCTR passes every YAML key on in ``**kwargs``, where a mistyped one is swallowed. Here a key must be named by the
-signature of something that will read it.
-"""
-
-import difflib
+import hashlib
 import inspect
-import logging
-import os
-import re
-import signal
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import yaml
-from fuxictr.pytorch.models import BaseModel
-from fuxictr.utils import load_dataset_config, load_model_config
+from fuxictr_mm.compat import find_model
+from fuxictr_mm.config.keys import KEYS, annotations_of, check_value, nearest
+from fuxictr_mm.config.schema import DatasetSchema, check_columns
+from fuxictr_mm.config.yaml_files import load_experiment
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import file_fingerprint
 
-from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.errors import ConfigError, DataError
+__all__ = ["GROUP_METRICS", "Experiment", "identity"]
 
-__all__ = [
-    "REPOSITORY", "absolute_paths", "check_keys", "load_dataset", "load_experiment", "nearest", "user_errors",
-]  # fmt: skip
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-PATH_KEYS = (
-    "data_root", "model_root", "train_data", "valid_data", "test_data", "item_info", "item_feature", "weights",
-)  # fmt: skip
-# Keys that FuxiCTR's own scripts, processor and tuner read without naming them in a signature.
-HOST_KEYS = (
-    "model", "model_id", "dataset_id", "model_root", "data_root", "data_format", "seed", "verbose", "metrics", "loss",
-    "optimizer", "epochs", "batch_size", "shuffle", "num_workers", "debug_mode", "pickle_feature_encoder",
-    "use_features", "feature_specs", "feature_config", "group_id", "feature_cols", "label_col", "train_data",
-    "valid_data", "test_data", "rebuild_dataset", "min_categr_count", "data_block_size", "max_gradient_norm", "gpu",
-    "resume", "weights",
-)  # fmt: skip
-REQUIRED_KEYS = (
-    "data_root", "train_data", "feature_cols", "label_col", "model_root", "seed", "verbose", "metrics", "optimizer",
-    "loss", "batch_size", "epochs",
-)  # fmt: skip
 GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
-DATASET_KEYS = ("item_info", "item_feature", "modality_data", "item_col", "history_col", "max_len")
-COLUMN_KEYS = (
-    "name", "active", "dtype", "type", "source", "vocab_size", "max_len", "feature_encoder", "embedding_dim",
-    "emb_output_dim", "pretrain_dim", "pretrained_emb", "pretrain_usage", "freeze_emb", "share_embedding",
-    "preprocess", "fill_na", "remap", "splitter", "padding", "normalizer", "min_categr_count", "category_processor",
-    "num_buckets", "pca", "pca_whiten", "pca_normalize", "pca_fit_on", "clicks",
-)  # fmt: skip
+PLAIN_METRICS = ("AUC", "logloss", "binary_crossentropy")
+# Parameters of constructors and of fit that no YAML gives.
+_NOT_KEYS = {"feature_map", "data_generator", "validation_data", "args", "kwargs"}
 
 
-@contextmanager
-def user_errors(command_to_resume: str | None = None) -> Iterator[None]:
-    """Turn what a user can cause into one sentence on stderr: exit status 2, or 130 for Ctrl-C and SIGTERM.
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment on one data set.
 
-    Args:
-        command_to_resume: named after an interruption.
+    Made by :meth:`load` or :meth:`of`, which check every key and value; whether the data admit the run is
+    :func:`fuxictr_mm.run.check.check_runs`'s question.
+
+    Attributes:
+        params: FuxiCTR's merged parameters, paths absolute; what constructors and ``fit`` are called with.
+        model_class: the class that ``params["model"]`` names.
+        dataset_keys: those of ``params`` that describe the data set.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except (ConfigError, DataError) as err:
-        if logging.root.handlers:  # a sweep's user looks into the log of the run
-            logging.error(err)
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as err:
-        how = f"; continue with: {command_to_resume}" if command_to_resume else ""
-        print(f"\ninterrupted: {err or 'no training was going on'}{how}", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+    params: Mapping[str, Any]
+    model_class: type
+    dataset_keys: frozenset[str]
+
+    @classmethod
+    def load(
+        cls,
+        expid: str,
+        config_dir: str | Path | None = None,
+        dataset_id: str | None = None,
+        *,
+        model_zoo: Any = None,
+        **changes: Any,
+    ) -> "Experiment":
+        """Read an experiment from YAML; the arguments are those of ``load_experiment``.
+
+        Args:
+            model_zoo: where the model is looked up; default: the host's package, where ``register`` has put ours.
+            changes: keys that take the place of what the YAML says.
+
+        Raises:
+            ConfigError: a name, a key or a value cannot be used.
+        """
+        model, dataset = load_experiment(expid, config_dir, dataset_id)
+        return cls.of({**model, **dataset, **changes}, dataset_keys=dataset, model_zoo=model_zoo)
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], *, dataset_keys: Any = (), model_zoo: Any = None) -> "Experiment":
+        """Check merged parameters of FuxiCTR's.
+
+        Args:
+            params: with absolute paths.
+            dataset_keys: those that describe the data set, beside the ones that always do.
+            model_zoo: see :meth:`load`.
+
+        Raises:
+            ConfigError: a key is missing, unknown or has a value that its reader does not take.
+        """
+        model = params.get("model")
+        if not isinstance(model, str):
+            raise ConfigError(f"experiment {params.get('model_id')}: key 'model' is missing; name a model in the YAML.")
+        model_class = find_model(model_zoo or import_module("model_zoo"), model)
+        check_keys(params, model_class)
+        of_dataset = {key for key in params if key in dataset_keys or (key in KEYS and KEYS[key].dataset)}
+        return cls(MappingProxyType(deepcopy(dict(params))), model_class, frozenset(of_dataset - {"dataset_id"}))
+
+    def but(self, **changes: Any) -> "Experiment":
+        """Return this experiment with other values, checked again."""
+        params = {**self.params, **changes}
+        if params["model"] == self.params["model"]:
+            check_keys(params, self.model_class)
+            return Experiment(MappingProxyType(deepcopy(params)), self.model_class, self.dataset_keys)
+        return Experiment.of(params, dataset_keys=self.dataset_keys)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.params[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, ``default`` where the YAML does not say."""
+        return self.params.get(key, default)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, (dict(self.params), self.model_class, self.dataset_keys)
+
+    @property
+    def expid(self) -> str:
+        return str(self.params["model_id"])
+
+    @property
+    def dataset_id(self) -> str:
+        return str(self.params["dataset_id"])
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """Those of ``params`` that describe the data set."""
+        return {key: value for key, value in self.params.items() if key in self.dataset_keys}
+
+    @cached_property
+    def schema(self) -> DatasetSchema:
+        """The roles of the columns that the experiment reads."""
+        return DatasetSchema.from_params(self.params)
+
+    @property
+    def checkpoint(self) -> Path:
+        """FuxiCTR's file of the best weights."""
+        return Path(self.params["model_root"]) / self.dataset_id / f"{self.expid}.model"
+
+    def file(self, suffix: str) -> Path:
+        """A file of the run beside the checkpoint, e.g. ``.log``, ``.result.json``."""
+        return self.checkpoint.with_suffix(suffix)
+
+    def fingerprint(self) -> str:
+        """Digest of the parameters that decide what the run computes, and of the bytes of its data files."""
+        files: dict[str, Any] = {}
+        for key in (key for key, known in KEYS.items() if known.content):
+            value = self.params.get(key)
+            files |= value if isinstance(value, Mapping) else {key: value}
+        data = {key: file_fingerprint(path) for key, path in files.items() if path and Path(path).is_file()}
+        text = json.dumps([identity(self.params), data], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def load_experiment(expid: str, config_dir: str | Path | None = None, dataset_id: str | None = None) -> dict[str, Any]:
-    """Return the merged model and dataset parameters of an experiment, with absolute paths.
+def _rebuild(params: dict[str, Any], model_class: type, dataset_keys: frozenset[str]) -> Experiment:
+    return Experiment(MappingProxyType(params), model_class, dataset_keys)
 
-    Args:
-        expid: a key of a ``model_config.yaml``.
-        config_dir: a FuxiCTR config directory (``model_config.yaml`` or ``model_config/*.yaml``, and likewise
-            ``dataset_config``). Default: ``model_zoo/*/config`` and ``dataset_config/`` of this repository.
-        dataset_id: overrides the experiment's ``dataset_id``.
+
+def identity(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters that decide what a run computes, as text."""
+    return {key: str(value) for key, value in sorted(params.items()) if key not in KEYS or not KEYS[key].machine}
+
+
+def check_keys(params: Mapping[str, Any], model_class: type) -> None:
+    """Refuse a key that nothing reads or that is missing, and a value that its reader does not take.
 
     Raises:
-        ConfigError: unknown directory, expid or dataset, with the nearest names that exist.
+        ConfigError: names the key, what was found and what is expected, or the nearest key that is read.
     """
-    if config_dir is None:
-        directories = sorted((REPOSITORY / "model_zoo").glob("*/config"))
-    else:
-        directories = [_existing_directory(config_dir)]
-    known = {key: directory for directory in directories for key in _experiment_ids(directory)}
-    if expid not in known:
-        raise ConfigError(f"--expid {expid}: no such experiment in {_places(directories)}; {nearest(expid, known)}.")
-    params = absolute_paths(load_model_config(str(known[expid]), expid), config_dir)
-    params.update(load_dataset(dataset_id or params["dataset_id"], config_dir))
-    return params
-
-
-def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[str, Any]:
-    """Return a dataset's parameters with absolute paths; a config directory without datasets leaves it to ours.
-
-    Raises:
-        ConfigError: unknown dataset id, or an environment variable that the YAML names is not set.
-    """
-    directory = REPOSITORY if config_dir is None else _existing_directory(config_dir)
-    known = _dataset_ids(directory)
-    if not known:
-        directory, known = REPOSITORY, _dataset_ids(REPOSITORY)
-    if dataset_id not in known:
-        raise ConfigError(
-            f"dataset_id {dataset_id}: not described in {_places([directory])}; {nearest(dataset_id, known)}."
-        )
-    return absolute_paths(load_dataset_config(str(directory), dataset_id), config_dir)
-
-
-def check_keys(params: Mapping[str, Any], model: Any) -> None:
-    """Refuse a key that nothing reads or that is missing, and a value that would only fail after an epoch.
-
-    Raises:
-        ConfigError: names the key and the nearest valid one.
-    """
-    for key in REQUIRED_KEYS:
-        if params.get(key) is None:
-            raise ConfigError(f"experiment {params.get('model_id')}: key {key!r} is missing; add it to the YAML.")
-    readers: list[Any] = [
-        vars(c)["__init__"] for c in model.__mro__ if issubclass(c, BaseModel) and "__init__" in vars(c)
-    ]
-    readers += [model.fit, MMCTRDataLoader.__init__]
-    signatures = [inspect.signature(reader).parameters for reader in readers]
-    defaults = {name: p.default for parameters in reversed(signatures) for name, p in parameters.items()}
-    valid = (set(defaults) - {"self", "kwargs", "feature_map", "data_generator", "validation_data", "data_path"}) | set(
-        HOST_KEYS + DATASET_KEYS
-    )
+    where = f"experiment {params.get('model_id')}"
+    for key, known in KEYS.items():
+        if known.required and params.get(key) is None:
+            raise ConfigError(f"{where}: key {key!r} is missing; add it to the YAML.")
+    types = {**_signature_types(model_class), **{key: known.type for key, known in KEYS.items()}}
     for key, value in params.items():
-        if key not in valid:
+        if key not in types:
             raise ConfigError(
-                f"key {key!r} of experiment {params.get('model_id')} is not read by {model.__name__}, "
-                f"FuxiCTR or the loader; {nearest(key, valid)}."
+                f"key {key!r} of {where} is not read by {model_class.__name__}, FuxiCTR or the loader; "
+                f"{nearest(key, types)}."
             )
-        is_number = isinstance(defaults.get(key), int | float) or key == "learning_rate"
-        if is_number and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-            raise ConfigError(f"key {key!r}: YAML reads {value} as text; write it with a point, e.g. 1.0e-3.")
-    _check_columns(params)
+        check_value(f"key {key!r} of {where}", types[key], value)
+    check_columns(params["feature_cols"], params["label_col"], params.get("use_features"))
     _check_metrics(params)
 
 
-def _check_columns(params: Mapping[str, Any]) -> None:
-    names: list[str] = []
-    for column in params["feature_cols"]:
-        for key in column:
-            if key not in COLUMN_KEYS:
-                raise ConfigError(
-                    f"feature_cols: key {key!r} of column {column.get('name')!r} is not known; "
-                    f"{nearest(key, COLUMN_KEYS)}."
-                )
-        if "name" not in column:
-            raise ConfigError(f"feature_cols: a column without 'name': {column}.")
-        names += column["name"] if isinstance(column["name"], list) else [column["name"]]
-    for name in params.get("use_features") or ():
-        if name not in names:
-            raise ConfigError(f"use_features: {name!r} is no column of feature_cols; {nearest(name, names)}.")
+def _signature_types(model_class: Any) -> dict[str, Any]:
+    """Key -> annotation of everything that a model's constructors and its ``fit`` name, the nearest class first."""
+    readers = [model_class.fit]
+    for owner in model_class.__mro__:
+        if owner.__module__.startswith("torch."):
+            break
+        if "__init__" in vars(owner):
+            readers.append(vars(owner)["__init__"])
+    found: dict[str, Any] = {}
+    for reader in readers:
+        defaults = inspect.signature(reader).parameters
+        for name, annotation in annotations_of(reader).items():
+            if name not in _NOT_KEYS and name not in found:
+                found[name] = annotation if annotation is not Any else _type_of_default(defaults[name].default)
+    return found
+
+
+def _type_of_default(default: Any) -> Any:
+    """FuxiCTR annotates nothing: a number or a switch shows itself by its default."""
+    if isinstance(default, bool):
+        return bool
+    return float if isinstance(default, int | float) else Any
 
 
 def _check_metrics(params: Mapping[str, Any]) -> None:
     metrics = params["metrics"]
     for metric in metrics:
         base = metric.split("(")[0]
-        if base not in ("AUC", "logloss", "binary_crossentropy", *GROUP_METRICS):
-            known = ("AUC", "logloss", *GROUP_METRICS)
-            raise ConfigError(f"metrics: {metric!r} is not known; {nearest(metric, known)}.")
+        if base not in (*PLAIN_METRICS, *GROUP_METRICS):
+            raise ConfigError(
+                f"metrics: {metric!r} is not known; {nearest(metric, ('AUC', 'logloss', *GROUP_METRICS))}."
+            )
         if base in GROUP_METRICS and not params.get("group_id"):
             raise ConfigError(f"metrics: {metric} needs the dataset key 'group_id', e.g. group_id: user_id.")
     monitor = params.get("monitor", "AUC")
     for name in list(monitor) if isinstance(monitor, Mapping) else [monitor]:
         if name not in metrics:
             raise ConfigError(f"monitor: {name!r} is not among metrics {metrics}; add it there.")
-
-
-def _existing_directory(path: str | Path) -> Path:
-    directory = Path(path).resolve()
-    if not directory.is_dir():
-        raise ConfigError(f"--config {path}: no such directory; it must hold model_config.yaml or model_config/*.yaml.")
-    return directory
-
-
-def _yaml_files(directory: Path, kind: str) -> list[Path]:
-    single = directory / f"{kind}.yaml"
-    return [single] if single.is_file() else sorted((directory / kind).glob("*.yaml"))
-
-
-def _keys(files: list[Path]) -> list[str]:
-    keys: list[str] = []
-    for file in files:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as err:
-            raise ConfigError(f"{file}: not valid YAML ({' '.join(str(err).split())}); correct that line.") from err
-        keys += content or []
-    return keys
-
-
-def _experiment_ids(directory: Path) -> list[str]:
-    return [key for key in _keys(_yaml_files(directory, "model_config")) if key != "Base"]
-
-
-def _dataset_ids(directory: Path) -> list[str]:
-    return _keys(_yaml_files(directory, "dataset_config"))
-
-
-def _places(directories: list[Path]) -> str:
-    return ", ".join(str(directory) for directory in directories) or str(REPOSITORY)
-
-
-def nearest(name: str, known: Any) -> str:
-    """The end of a refusal: known names that are like ``name``, or else all of them."""
-    close = difflib.get_close_matches(name, [str(key) for key in known], n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(map(str, known)))}"
-
-
-def absolute_paths(params: dict[str, Any], config_dir: str | Path | None) -> dict[str, Any]:
-    """Relative paths start at the repository, or at the config directory if that lies outside it."""
-    base = REPOSITORY
-    if config_dir is not None and not Path(config_dir).resolve().is_relative_to(REPOSITORY):
-        base = Path(config_dir).resolve()
-    resolved = dict(params)
-    for key in PATH_KEYS:
-        if resolved.get(key):
-            resolved[key] = _resolve(key, resolved[key], base)
-    if resolved.get("modality_data"):
-        files = resolved["modality_data"]
-        resolved["modality_data"] = {modality: _resolve("modality_data", files[modality], base) for modality in files}
-    return resolved
-
-
-def _resolve(key: str, path: str, base: Path) -> str:
-    expanded = os.path.expandvars(path)
-    if unset := re.search(r"\$\{?(\w+)", expanded):
-        raise ConfigError(f"{key}: {path} needs the environment variable {unset[1]}; set it to the folder of the data.")
-    return str((base / expanded).resolve())

@@ -39,6 +39,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout rate, or a part of the 
 Widths = Annotated[Sequence[Positive], Field(min_length=1)]  # hidden units
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+_TYPE_NAME = re.compile(r"(bool|int|float|str|none|constrained-|function-|list|dict|literal|nullable)")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -86,10 +87,10 @@ def _wish(entry: Mapping[str, Any]) -> str:
         "bool_type": "True or False",
         "string_type": "text",
         "none_required": "null",
-        "greater_than_equal": f"at least {bounds.get('ge')}",
-        "greater_than": f"more than {bounds.get('gt')}",
-        "less_than_equal": f"at most {bounds.get('le')}",
-        "less_than": f"less than {bounds.get('lt')}",
+        "greater_than_equal": f"at least {bounds.get('ge', 0):g}",
+        "greater_than": f"more than {bounds.get('gt', 0):g}",
+        "less_than_equal": f"at most {bounds.get('le', 0):g}",
+        "less_than": f"less than {bounds.get('lt', 0):g}",
         "too_short": f"a list of at least {bounds.get('min_length')}",
         "list_type": "a list",
         "is_instance_of": f"a {bounds.get('class', 'value')}".replace("Sequence", "list"),
@@ -98,8 +99,9 @@ def _wish(entry: Mapping[str, Any]) -> str:
         "sequence_str": "a list, not text,",
     }
     wish = words.get(entry["type"], entry["msg"][:1].lower() + entry["msg"][1:])
-    at = [str(place) for place in entry["loc"] if isinstance(place, int)]
-    return f"{wish} at place {at[0]}" if at else wish
+    # Members of a union stand in the place too, by their names; a list's is a number, a mapping's what the user wrote.
+    at = [place for place in entry["loc"][:1] if not _TYPE_NAME.match(str(place))]
+    return f"{wish} at {'place ' if isinstance(at[0], int) else ''}{at[0]!r}" if at else wish
 
 
 @functools.lru_cache(maxsize=1024)

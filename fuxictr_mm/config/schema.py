@@ -5,15 +5,65 @@ columns twice, in ``feature_cols`` (YAML, before processing) and in ``feature_ma
 same :class:`DatasetSchema`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from fuxictr_mm.config.keys import Positive, check_value, nearest
 from fuxictr_mm.errors import ConfigError
 
-__all__ = ["Column", "DatasetSchema"]
+__all__ = ["COLUMN_KEYS", "Column", "DatasetSchema", "check_columns"]
 
-COLUMN_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
+_Width = Positive | Annotated[float, Field(gt=0, lt=1)] | None
+_Id = Annotated[int, Field(ge=2)] | None
+
+
+@dataclass(frozen=True)
+class ColumnKey:
+    """One key of a column in ``feature_cols``.
+
+    Attributes:
+        type: annotation that its value must keep.
+        rewrites: FuxiCTR applies it while it rewrites the data; nothing is rewritten here, so it would be ignored.
+    """
+
+    type: Any
+    rewrites: bool = False
+
+
+COLUMN_KEYS: dict[str, ColumnKey] = {
+    "name": ColumnKey(str | Annotated[list[str], Field(min_length=1)]),
+    "active": ColumnKey(bool),
+    "dtype": ColumnKey(Literal["int", "float", "str"]),
+    "type": ColumnKey(Literal["categorical", "numeric", "sequence", "embedding", "meta"]),
+    "source": ColumnKey(str),
+    "vocab_size": ColumnKey(_Id),
+    "max_len": ColumnKey(Positive | None),
+    "feature_encoder": ColumnKey(str | list[str] | None),
+    "embedding_dim": ColumnKey(Positive),
+    "emb_output_dim": ColumnKey(Positive),
+    "pretrain_dim": ColumnKey(Positive | None),
+    "pretrain_usage": ColumnKey(str),
+    "freeze_emb": ColumnKey(bool),
+    "share_embedding": ColumnKey(str | None),
+    "fill_na": ColumnKey(Any),
+    "remap": ColumnKey(bool),
+    "splitter": ColumnKey(str),
+    "padding": ColumnKey(str),
+    "min_categr_count": ColumnKey(int),
+    "num_buckets": ColumnKey(Positive),
+    "pca": ColumnKey(Annotated[dict[str, _Width], Field(min_length=1)] | None),
+    "pca_whiten": ColumnKey(bool | Annotated[float, Field(ge=0, le=1)] | None),
+    "pca_normalize": ColumnKey(bool),
+    "pca_fit_on": ColumnKey(Literal["all", "train"]),
+    "clicks": ColumnKey(Positive | None),
+    "preprocess": ColumnKey(Any, rewrites=True),
+    "normalizer": ColumnKey(Any, rewrites=True),
+    "category_processor": ColumnKey(Any, rewrites=True),
+    "pretrained_emb": ColumnKey(Any, rewrites=True),
+}
 
 
 @dataclass(frozen=True)
@@ -96,11 +146,11 @@ class DatasetSchema:
         Raises:
             ConfigError: a column has an unknown type, lacks a key that its type needs, or no item column exists.
         """
-        columns = []
-        for spec in _flatten(params.get("feature_cols") or ()):
-            if spec.get("active", True):
-                columns.append(_column(spec["name"], spec, spec.get("pretrain_dim")))
+        feature_cols = params.get("feature_cols") or ()
         labels = params.get("label_col") or {"name": "label"}
+        check_columns(feature_cols, labels, params.get("use_features"))
+        specs = [spec for spec in _flatten(feature_cols) if spec.get("active", True)]
+        columns = [_column(spec["name"], spec, spec.get("pretrain_dim")) for spec in specs]
         label = labels[0]["name"] if isinstance(labels, list) else labels["name"]
         return cls._build(columns, label, params)
 
@@ -121,18 +171,59 @@ class DatasetSchema:
                 "feature_cols: no active column has 'source: item', so there is no target item; "
                 "add it to the item id, e.g. {name: item_id, type: categorical, source: item, ...}."
             )
-        item_col = params.get("item_col", "item_id")
-        max_len = params.get("max_len", 100)
-        if not isinstance(max_len, int) or max_len < 1:
-            raise ConfigError(f"max_len={max_len!r} must be a whole number of history items, at least 1.")
         return cls(
-            item_col=item_col,
+            item_col=params.get("item_col", "item_id"),
             history_col=params.get("history_col", "item_seq"),
             label_col=label,
             group_id=params.get("group_id"),
             columns=tuple(columns),
-            max_len=max_len,
+            max_len=check_value("key 'max_len'", Positive, params.get("max_len", 100)),
         )
+
+
+def check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any, use_features: Any = None) -> None:
+    """Refuse a key of a column that nothing reads, a value that its reader does not take, and an unknown name.
+
+    Args:
+        feature_cols, label_col: as FuxiCTR's YAML gives them.
+        use_features: names of columns, where the experiment lists them.
+
+    Raises:
+        ConfigError: names the column and the key.
+    """
+    names: list[str] = []
+    for column in feature_cols:
+        for key in column:
+            if key not in COLUMN_KEYS:
+                raise ConfigError(
+                    f"feature_cols: key {key!r} of column {column.get('name')!r} is not known; "
+                    f"{nearest(key, COLUMN_KEYS)}."
+                )
+        if "name" not in column:
+            raise ConfigError(f"feature_cols: a column without 'name': {column}.")
+        for key, value in column.items():
+            check_value(f"column {column['name']!r}: {key}", COLUMN_KEYS[key].type, value)
+        names += column["name"] if isinstance(column["name"], list) else [column["name"]]
+        if not column.get("active", True):
+            continue
+        if ignored := [key for key in column if COLUMN_KEYS[key].rewrites]:
+            raise ConfigError(
+                f"column {column['name']!r}: {ignored[0]!r} needs the data files to be rewritten, which is not done "
+                "here; prepare the column in the files, and give vectors as a column of 'type: embedding'."
+            )
+        if "freeze_emb" in column and column.get("type") != "embedding":
+            raise ConfigError(
+                f"column {column['name']!r}: freeze_emb belongs to a column of 'type: embedding'; found "
+                f"'type: {column.get('type')}'."
+            )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"feature_cols: two columns have the name {twice[0]!r}; rename one.")
+    for label in label_col if isinstance(label_col, list) else [label_col]:
+        if "name" not in label:
+            raise ConfigError(f"label_col: {label!r} has no 'name'; e.g. {{name: label, dtype: float}}.")
+    for name in use_features or ():
+        if name not in names:
+            raise ConfigError(f"use_features: {name!r} is no column of feature_cols; {nearest(name, names)}.")
 
 
 def _flatten(feature_cols: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -144,24 +235,23 @@ def _flatten(feature_cols: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, An
 
 
 def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
-    kind = spec.get("type")
-    if kind not in COLUMN_TYPES:
-        raise ConfigError(f"column {name!r}: type={kind!r} is not one of {list(COLUMN_TYPES)}.")
-    if spec.get("source") != "item" and kind in ("sequence", "embedding"):
+    kind = check_value(f"column {name!r}: type", COLUMN_KEYS["type"].type, spec.get("type"))
+    is_item = spec.get("source") == "item"
+    if not is_item and kind in ("sequence", "embedding"):
         raise ConfigError(
             f"column {name!r}: type={kind!r} is supported for 'source: item' columns only; the history itself is "
             "named by the dataset key 'history_col' and needs no feature column."
         )
-    pca = spec.get("pca")
-    if pca is not None:
-        _check_pca(name, kind, spec)
-    clicks = spec.get("clicks")
-    if clicks is not None and (kind != "meta" or spec.get("source") != "item"):
+    pca, clicks = spec.get("pca"), spec.get("clicks")
+    if pca is not None and not (is_item and kind in ("embedding", "meta")):
+        raise ConfigError(
+            f"column {name!r}: 'pca' needs 'source: item' and 'type: embedding', or 'type: meta' for vectors that are "
+            "compared only."
+        )
+    if clicks is not None and not (is_item and kind == "meta"):
         raise ConfigError(
             f"column {name!r}: 'clicks' needs 'source: item' and 'type: meta', since click vectors are compared only."
         )
-    if clicks is not None and not (isinstance(clicks, int) and not isinstance(clicks, bool) and clicks >= 1):
-        raise ConfigError(f"column {name!r}: clicks={clicks!r} must be the width of the click vectors, at least 1.")
     return Column(
         name=name,
         type=kind,
@@ -173,34 +263,6 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
         pca_whiten=spec.get("pca_whiten") or False,
         pca_normalize=bool(spec.get("pca_normalize", True)),
         pca_fit_on=spec.get("pca_fit_on", "all"),
-        clicks=spec.get("clicks"),
+        clicks=clicks,
         freeze_emb=kind != "embedding" or spec.get("freeze_emb", True),
     )
-
-
-def _check_pca(name: str, kind: str, spec: Mapping[str, Any]) -> None:
-    pca = spec["pca"]
-    if kind not in ("embedding", "meta") or spec.get("source") != "item":
-        raise ConfigError(
-            f"column {name!r}: 'pca' needs 'source: item' and 'type: embedding', or 'type: meta' for vectors that are "
-            "compared only."
-        )
-    if not isinstance(pca, Mapping) or not pca:
-        raise ConfigError(f"column {name!r}: pca={pca!r} must map modality names to widths, e.g. {{txt_emb_BERT: 64}}.")
-    for modality, size in pca.items():
-        whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
-        share = isinstance(size, float) and 0 < size < 1
-        if not (whole or share or size is None):
-            raise ConfigError(
-                f"column {name!r}: pca width {size!r} of {modality!r} must be a whole number >= 1, "
-                "a share of variance between 0 and 1, or null for the raw vector."
-            )
-    whiten = spec.get("pca_whiten") or False
-    if not isinstance(whiten, bool | int | float) or not 0 <= whiten <= 1:
-        raise ConfigError(
-            f"column {name!r}: pca_whiten={whiten!r} must be True, False or the power between 0 and 1 of the standard "
-            "deviation that components are divided by."
-        )
-    fit_on = spec.get("pca_fit_on", "all")
-    if fit_on not in ("all", "train"):
-        raise ConfigError(f"column {name!r}: pca_fit_on={fit_on!r} must be 'all' or 'train'.")

@@ -26,7 +26,7 @@ from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.pca import ModalityPCA
 from fuxictr_mm.files import atomic_write, open_parquet
 
-__all__ = ["DemoSettings", "best_auc", "ensure_demo", "generate_demo"]
+__all__ = ["DemoSettings", "best_auc", "ensure_demo", "generate_demo", "summary"]
 
 # Raise it whenever the same settings give other bytes: ensure_demo then makes the files anew.
 FORMAT = 2
@@ -328,3 +328,15 @@ def _recipe_on_disk(out: Path) -> dict[str, object] | None:
         return None
     recipe = json.loads((out / MARKER).read_text(encoding="utf-8"))
     return recipe if recipe.get("format") == FORMAT and recipe.keys() == _recipe(DemoSettings()).keys() else None
+
+
+def summary(out: Path, settings: DemoSettings) -> str:
+    """A line per split of generated data: rows, label share, share of cold targets, and the best possible AUC."""
+    lines = [f"{'split':<7}{'rows':>11}{'label share':>13}{'cold share':>12}{'best AUC':>10}"]
+    train_items = pq.read_table(out / "train.parquet", columns=["item_id"])["item_id"].unique().to_numpy()
+    for split in settings.splits:
+        table = pq.read_table(out / f"{split}.parquet", columns=["item_id", "label"])
+        cold = 1 - np.isin(table["item_id"].to_numpy(), train_items).mean()
+        label, best = table["label"].to_numpy().mean(), best_auc(out / f"{split}.parquet")
+        lines.append(f"{split:<7}{len(table):>11,}{label:>13.4f}{cold:>12.4f}{best:>10.4f}")
+    return "\n".join(lines)

@@ -12,16 +12,13 @@ from typing import Any
 
 from fuxictr.preprocess import FeatureProcessor
 
-from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.config.keys import check_value
+from fuxictr_mm.config.schema import COLUMN_KEYS, DatasetSchema
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.table import ItemTable, build_item_table
 from fuxictr_mm.files import atomic_write
 
 __all__ = ["MultimodalFeatureProcessor"]
-
-DTYPES = ("int", "float", "str")
-# The host applies these while it rewrites the data; nothing is rewritten here, so they would be ignored in silence.
-REWRITING_KEYS = ("preprocess", "normalizer", "category_processor", "pretrained_emb")
 
 
 class MultimodalFeatureProcessor(FeatureProcessor):
@@ -63,7 +60,7 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         self.schema = DatasetSchema.from_params({**params, "feature_cols": feature_cols, "label_col": label_col})
         # Copies, because fit fills in what the item table decides.
         columns = [{"active": True, **column} for column in feature_cols]
-        _check_columns(columns, label_col)
+        _check_dtypes(columns, label_col)
         super().__init__(columns, label_col, dataset_id, os.fspath(data_root), **params)
         _check_sharing(self.feature_cols)
         self._sources = {key: params.get(key) for key in ("item_info", "item_feature", "modality_data", "train_data")}
@@ -157,22 +154,10 @@ def _refuse_rebuild(rebuild_dataset: Any) -> None:
         )
 
 
-def _check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any) -> None:
+def _check_dtypes(feature_cols: Sequence[Mapping[str, Any]], label_col: Any) -> None:
     labels = label_col if isinstance(label_col, list) else [label_col]
     for column in [*feature_cols, *labels]:
-        if column.get("dtype") not in DTYPES:
-            raise ConfigError(f"column {column['name']!r}: dtype={column.get('dtype')!r} is not one of {list(DTYPES)}.")
-        ignored = [key for key in REWRITING_KEYS if key in column]
-        if ignored and column.get("active", True):
-            raise ConfigError(
-                f"column {column['name']!r}: {ignored[0]!r} needs the data files to be rewritten, which this processor "
-                "does not do; prepare the column in the files, and give vectors as a column of 'type: embedding'."
-            )
-        if "freeze_emb" in column and (column.get("type") != "embedding" or not isinstance(column["freeze_emb"], bool)):
-            raise ConfigError(
-                f"column {column['name']!r}: freeze_emb={column['freeze_emb']!r} must be True or False and stand at a "
-                f"column of 'type: embedding'; found 'type: {column.get('type')}'."
-            )
+        check_value(f"column {column['name']!r}: dtype", COLUMN_KEYS["dtype"].type, column.get("dtype"))
 
 
 def _check_sharing(feature_cols: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from fuxictr_mm.config.experiment import REPOSITORY
+from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.report.records import (
     About,

@@ -1,28 +1,30 @@
-"""Where a figure comes from: the commit and the machine."""
+"""Where a figure comes from: the version or commit of this package, and the machine."""
 
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 
 import torch
 
-from fuxictr_mm.config.experiment import REPOSITORY
+from fuxictr_mm.config.yaml_files import REPOSITORY
 
 __all__ = ["current_commit", "machine"]
 
 
 def current_commit() -> str:
-    """The short name of the checked-out commit, ``+`` behind it if tracked files differ; ``unknown`` outside git."""
+    """The commit of an editable checkout, short, ``+`` behind it if tracked files differ; else the package's version.
+
+    A package that was installed from a wheel may lie inside another project's repository, whose commit says nothing.
+    """
+    installed = f"version {version('fuxictr_mm')}"
+    if not ((REPOSITORY / ".git").exists() and (REPOSITORY / "setup.py").is_file()):
+        return installed
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return installed
     return run.stdout.strip()
 
 

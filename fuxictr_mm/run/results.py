@@ -4,11 +4,9 @@
 a model can be built again after the YAML or another run has changed. ``<expid>.result.json`` says that a run has ended.
 """
 
-import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +14,13 @@ from typing import Any
 
 from fuxictr.utils import print_to_list
 
+from fuxictr_mm.config.experiment import Experiment
+from fuxictr_mm.config.keys import KEYS
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, remove_leftovers
-from fuxictr_mm.training.loop import MACHINE_KEYS, run_identity, state_file
+from fuxictr_mm.files import atomic_write, remove_leftovers
+from fuxictr_mm.training.loop import state_file
 
-__all__ = ["Result", "append_csv", "begin", "checkpoint_file", "finish", "finished_result", "saved_params"]
+__all__ = ["Result", "append_csv", "begin", "finish", "finished_result", "saved_params"]
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,21 @@ class Result:
         return "\n".join(lines)
 
 
-def checkpoint_file(params: Mapping[str, Any]) -> Path:
-    """FuxiCTR's file of the best weights."""
-    return Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.model"
+def begin(experiment: Experiment, feature_map: str) -> None:
+    """Note what is about to be trained; what an earlier run of this experiment id left is removed first.
 
-
-def begin(params: Mapping[str, Any], feature_map_file: str | Path) -> None:
-    """Note what is about to be trained; what an earlier run of this experiment id left is removed first."""
-    checkpoint = checkpoint_file(params)
-    for path in (checkpoint, state_file(checkpoint), checkpoint.with_suffix(".result.json")):
+    Args:
+        feature_map: content of the feature map's JSON file.
+    """
+    checkpoint = experiment.checkpoint
+    for path in (checkpoint, state_file(checkpoint), experiment.file(".result.json")):
         path.unlink(missing_ok=True)
-    notes = [checkpoint.with_suffix(suffix) for suffix in (".feature_map.json", ".params.json")]
-    for path in notes:
-        remove_leftovers(path)
-    with atomic_write(notes[0]) as path:
-        path.write_bytes(Path(feature_map_file).read_bytes())
-    kept = {key: value for key, value in params.items() if key not in MACHINE_KEYS}
-    with atomic_write(notes[1]) as path:
-        path.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
+    kept = {key: value for key, value in experiment.params.items() if key not in KEYS or not KEYS[key].machine}
+    notes = {".feature_map.json": feature_map, ".params.json": json.dumps(kept, indent=1, default=str) + "\n"}
+    for suffix, content in notes.items():
+        remove_leftovers(experiment.file(suffix))
+        with atomic_write(experiment.file(suffix)) as path:
+            path.write_text(content, encoding="utf-8")
 
 
 def saved_params(checkpoint: Path) -> dict[str, Any] | None:
@@ -119,25 +116,15 @@ def finish(result: Result, fingerprint: str) -> None:
     state_file(result.checkpoint).unlink(missing_ok=True)
 
 
-def finished_result(params: Mapping[str, Any]) -> Result | None:
+def finished_result(experiment: Experiment) -> Result | None:
     """Return the saved result of exactly these parameters on exactly these data files, or ``None``."""
-    checkpoint = checkpoint_file(params)
-    file = checkpoint.with_suffix(".result.json")
-    if not file.is_file() or not checkpoint.is_file():
+    file = experiment.file(".result.json")
+    if not file.is_file() or not experiment.checkpoint.is_file():
         return None
     saved = json.loads(file.read_text(encoding="utf-8"))
-    if saved.pop("params_fingerprint") != run_fingerprint(params):
+    if saved.pop("params_fingerprint") != experiment.fingerprint():
         return None
-    return Result(**{**saved, "checkpoint": checkpoint})
-
-
-def run_fingerprint(params: Mapping[str, Any]) -> str:
-    """Digest of the parameters that decide what a run computes, and of the bytes of its data files."""
-    files = {key: params.get(key) for key in ("train_data", "valid_data", "test_data", "item_info", "item_feature")}
-    files |= {"weights": params.get("weights"), **(params.get("modality_data") or {})}
-    data = {key: file_fingerprint(path) for key, path in files.items() if path and Path(path).is_file()}
-    text = json.dumps([run_identity(params), data], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return Result(**{**saved, "checkpoint": experiment.checkpoint})
 
 
 def append_csv(csv_file: Path, result: Result, *, unless_there: bool = False) -> None:

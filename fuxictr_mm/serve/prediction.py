@@ -1,7 +1,4 @@
-"""Scores for a file of any length: checked first, then read, gathered, scored and written chunk by chunk.
-
-Apart from the runner because it needs no experiment, only a model and the feature map that it was trained with.
-"""
+"""Scores for a file of any length: checked first, then read, gathered, scored and written chunk by chunk."""
 
 import os
 import time
@@ -21,14 +18,14 @@ import torch
 from tqdm import tqdm
 
 from fuxictr_mm.config.experiment import GROUP_METRICS
+from fuxictr_mm.config.keys import Positive, check_value
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split, number_groups
 from fuxictr_mm.data.gather import BatchGatherer
-from fuxictr_mm.data.loader import item_columns, named_item_table
 from fuxictr_mm.data.rows import Rows, arrange_split
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, open_parquet
-from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.run.trained import Trained
 from fuxictr_mm.training.metrics import evaluate_metrics
 
 __all__ = ["Prediction", "predict_file"]
@@ -70,59 +67,44 @@ class Prediction:
 
 
 def predict_file(
-    model: Any,
-    feature_map: Any,
+    trained: Trained,
     data_path: str | Path,
     out: str | Path,
     *,
     batch_size: int = 1024,
-    max_len: int = 100,
-    trim: bool = True,
-    item_col: str = "item_id",
-    history_col: str = "item_seq",
     new_items: Mapping[str, Any] | None = None,
     metrics: Sequence[str] = (),
 ) -> Prediction:
     """Score every row of a file, in its order; memory does not grow with the number of rows.
 
-    The scores are those of ``model.predict`` on an :class:`~fuxictr_mm.data.loader.MMCTRDataLoader` with the same
-    arguments. The file needs no label, and no group column.
+    The scores are those of ``model.predict`` on an :class:`~fuxictr_mm.data.loader.MMCTRDataLoader` that feeds the
+    model as in training. The file needs no label, and no group column.
 
     Args:
-        model: a model of ours, or one of the host's that takes the challenge's batch; put into eval mode.
-        feature_map: that of the training, by ``MultimodalFeatureProcessor``: it names the item table.
+        trained: a model of ours, or one of the host's that takes the challenge's batch.
         data_path: parquet file of the data contract.
         out: file to write, complete or not at all. ``.parquet`` holds the columns ``ID`` and the group (where the file
             has them), the item id and ``score``, float32; ``.csv`` holds ``ID,Task1``, what the challenge takes, and
             ``.zip`` the same as ``prediction.csv``.
         batch_size: rows per forward pass.
-        max_len, trim, item_col, history_col: as in training.
         new_items: files of items that the table lacks, as arguments of
             :meth:`~fuxictr_mm.features.table.ItemTable.with_items`; they are scored as cold items.
         metrics: metrics to compute; the file then needs a label (and a group, if one of them groups by it), and one
             score, label and group per row are kept in memory.
 
     Raises:
-        ConfigError: the feature map names no item table, or ``out`` cannot be written.
+        ConfigError: ``out`` cannot be written.
         DataError: a file breaks the contract, an item is unknown, or a score is not finite. ``out`` is as it was.
     """
     started = time.perf_counter()
     data_path, out = Path(data_path), Path(out)
-    if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size} must be a whole number of rows, at least 1.")
+    check_value("batch_size", Positive, batch_size)
     _check_out(out, [data_path, *(path for path in (new_items or {}).values() if isinstance(path, str | Path))])
-    schema = DatasetSchema.from_feature_map(feature_map, max_len=max_len, item_col=item_col, history_col=history_col)
+    model, schema = trained.model, trained.schema
     file = open_parquet(data_path)
     written = _output_schema(file.schema_arrow, data_path, out.suffix, schema, metrics)
-    table = named_item_table(feature_map)
-    if table is None:
-        raise ConfigError(
-            "the feature map names no item table; build the features with MultimodalFeatureProcessor and train again."
-        )
-    if new_items:
-        table = table.with_items(**new_items)
-    compared = model.vectors.compared if isinstance(model, MultimodalRankModel) else ()
-    gatherer = BatchGatherer(item_columns(table, schema, compared), schema, trim=trim)
+    table = trained.table.with_items(**new_items) if new_items else trained.table
+    gatherer = trained.gatherer(table)
     read = partial(
         iter_split,
         data_path,
@@ -139,7 +121,6 @@ def predict_file(
             bar.update(len(chunk))
     rows = rows_without_history = 0
     seen: dict[str, list[Any]] = {"score": [], "label": [], "group": []}  # filled for metrics only
-    model.eval()
     with (
         atomic_write(out) as temporary,
         _writer(temporary, out.suffix, written) as write,

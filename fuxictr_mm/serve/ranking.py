@@ -1,6 +1,6 @@
 """Scores of many candidates for one user: the history is embedded once, and each distinct item once.
 
-Apart from prediction, which scores the rows of a file: here one request lies in memory, with raw item ids.
+A request lies in memory and has raw item ids; rows of a file are scored by :mod:`fuxictr_mm.serve.prediction`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.config.schema import Column, DatasetSchema
-from fuxictr_mm.data.loader import item_columns, named_item_table
+from fuxictr_mm.config.keys import Positive, check_value
+from fuxictr_mm.config.schema import Column
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.item_vectors import ComparedVectors
+from fuxictr_mm.run.trained import Trained
 
 __all__ = ["Ranker"]
 
@@ -23,49 +24,39 @@ class Ranker:
     """Scores candidates for one user at a time, with a model of ours and the item table it was trained with.
 
     The scores are those of ``model.predict`` on rows with the same history, candidate and context. Item columns lie on
-    the model's device once, for all rankers and loaders of a process. The history is as long as it is, never padded.
+    the model's device once, for all rankers and loaders of a process. The history is as long as it is, up to what
+    training kept of one, and never padded.
 
     Args:
-        model: ``Transformer_DCNv2``, ``DIN_SE_MHTA`` or another :class:`~fuxictr_mm.models.base.MultimodalRankModel`;
-            put into eval mode.
-        feature_map: that of the training, by ``MultimodalFeatureProcessor``: it names the item table.
+        trained: of ``Transformer_DCNv2``, ``DIN_SE_MHTA`` or another
+            :class:`~fuxictr_mm.models.base.MultimodalRankModel`.
         batch_size: candidates per forward pass; it bounds the memory of one.
-        max_len: longest history kept, counted from the latest item, as in training.
-        item_col: name of the item id column.
 
     Raises:
-        ConfigError: the model is none of ours, the feature map names no item table, or ``batch_size`` is no number of
-            candidates.
-        DataError: the item table is missing or damaged.
+        ConfigError: the model is none of ours, or ``batch_size`` is no number of candidates.
     """
 
-    def __init__(
-        self,
-        model: MultimodalRankModel,
-        feature_map: Any,
-        *,
-        batch_size: int = 1024,
-        max_len: int = 100,
-        item_col: str = "item_id",
-    ) -> None:
-        if not isinstance(model, MultimodalRankModel):
+    def __init__(self, trained: Trained, *, batch_size: int = 1024) -> None:
+        if not isinstance(trained, Trained):
             raise ConfigError(
-                f"model={type(model).__name__}: a Ranker embeds the history apart from the candidates, which only "
-                "models of fuxictr_mm allow; score others with predict_file."
+                f"Ranker takes a Trained, which knows how its model was fed; found {type(trained).__name__}. Use "
+                "Trained.open(experiment), or Trained.of(model, feature_map, params) for a model of your own script."
             )
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size!r} must be a whole number of candidates, at least 1.")
-        self.model = model
-        self.batch_size = batch_size
-        self._schema = DatasetSchema.from_feature_map(feature_map, max_len=max_len, item_col=item_col)
-        table = named_item_table(feature_map)
-        if table is None:
+        if not isinstance(trained.model, MultimodalRankModel):
             raise ConfigError(
-                "the feature map names no item table; build the features with MultimodalFeatureProcessor and train "
-                "again."
+                f"model={type(trained.model).__name__}: a Ranker embeds the history apart from the candidates, which "
+                "only models of fuxictr_mm allow; score others with predict_file."
             )
-        self._index_of = table.index_of
-        self._columns = item_columns(table, self._schema, model.vectors.compared)
+        if not trained.trim:
+            raise ConfigError(
+                "trim: False: this model was trained on batches padded to max_len, and a Ranker pads nothing; score "
+                "with predict_file."
+            )
+        self.model = trained.model
+        self.batch_size = check_value("batch_size", Positive, batch_size)
+        self._schema = trained.schema
+        self._index_of = trained.table.index_of
+        self._columns = trained.columns()
 
     def score(
         self, history: Sequence[int] | np.ndarray, candidates: Sequence[int] | np.ndarray, context: Mapping[str, Any]

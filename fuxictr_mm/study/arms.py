@@ -9,7 +9,6 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,14 @@ from typing import Any
 from scipy.stats import t as student_t
 from tqdm import tqdm
 
-from fuxictr_mm.compat import find_model
-from fuxictr_mm.config.experiment import check_keys
-from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.files import atomic_write, open_parquet
-from fuxictr_mm.models.registry import register
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.run.check import check_runs
 from fuxictr_mm.run.evaluation import FREQUENCIES
 from fuxictr_mm.run.provenance import machine
-from fuxictr_mm.run.run import Result, finished_result, run_experiment
+from fuxictr_mm.run.results import Result, finished_result
+from fuxictr_mm.run.run import run_experiment
 
 __all__ = [
     "Arm", "Comparison", "Row", "check_arms", "collect", "commits", "compare", "markdown", "plot_bars", "plot_curve",
@@ -44,19 +42,18 @@ class Arm:
     Attributes:
         name: for people.
         run_id: its runs have the model ids ``<run_id>_seed<seed>``.
-        params: as ``resolve_experiment`` gives them, changes applied.
+        experiment: changes applied.
         overrides: what was changed, as it is written.
     """
 
     name: str
     run_id: str
-    params: dict[str, Any]
+    experiment: Experiment
     overrides: dict[str, Any] = field(default_factory=dict)
 
-    def run_params(self, seed: int, gpu: int = -1) -> dict[str, Any]:
-        """The parameters of one run."""
-        model_id = f"{self.run_id}_seed{seed}"
-        return {**self.params, "seed": seed, "gpu": gpu, "model_id": model_id, "verbose": 0, "resume": True}
+    def run(self, seed: int, gpu: int = -1) -> Experiment:
+        """The experiment of one run."""
+        return self.experiment.but(seed=seed, gpu=gpu, model_id=f"{self.run_id}_seed{seed}", verbose=0, resume=True)
 
 
 @dataclass(frozen=True)
@@ -72,39 +69,27 @@ class Row:
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
-    """Refuse what could only fail after hours: unknown keys and models, and no matplotlib for the plot.
+    """Refuse what could only fail after hours: data that a run does not admit, and no matplotlib for the plot.
 
     Raises:
-        ConfigError: see there.
+        ConfigError, DataError: see there.
     """
     if find_spec("matplotlib") is None:
         raise ConfigError("the comparison's plot needs matplotlib; pip install 'fuxictr_mm[plot]'.")
-    model_zoo = import_module("model_zoo")
-    register(model_zoo)
-    for arm in arms:
-        params = {**arm.params, "model_id": arm.run_id}
-        check_keys(params, find_model(model_zoo, params.get("model", "(no key 'model')")))
-        DatasetSchema.from_params(params)
+    check_runs([arm.experiment for arm in arms], compares_test=True)
 
 
 def run_arms(arms: Sequence[Arm], seeds: Sequence[int], gpu: int) -> Iterator[int]:
     """Run what has not ended yet, seed by seed; yields a seed when all arms have ended with it.
 
     Raises:
-        ConfigError: a test split has no labels.
         TrainingInterrupted: a signal ended training; the same call goes on there.
     """
-    for arm in arms:
-        schema, file = DatasetSchema.from_params(arm.params), arm.params.get("test_data")
-        if file is None or schema.label_col not in open_parquet(file).schema_arrow.names:
-            raise ConfigError(
-                f"dataset {arm.params['dataset_id']}: its test split has no labels, so there is no AUC to compare."
-            )
     with tqdm(total=len(seeds) * len(arms), desc="runs", file=sys.stderr) as bar:
         for seed in seeds:
             for arm in arms:
                 bar.set_postfix_str(f"{arm.name}, seed {seed}")
-                run_experiment(arm.run_params(seed, gpu))
+                run_experiment(arm.run(seed, gpu))
                 bar.update()
             yield seed
 
@@ -113,7 +98,7 @@ def collect(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Row]:
     """The arms that have ended with all of these seeds, in their order."""
     rows = []
     for arm in arms:
-        results = [result for seed in seeds if (result := finished_result(arm.run_params(seed)))]
+        results = [result for seed in seeds if (result := finished_result(arm.run(seed)))]
         if len(results) == len(seeds):
             rows.append(Row(arm, results))
     return rows

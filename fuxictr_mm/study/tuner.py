@@ -17,18 +17,16 @@ from typing import Any
 
 import yaml
 
-from fuxictr_mm.config.experiment import DATASET_KEYS, REPOSITORY, absolute_paths, nearest
+from fuxictr_mm.config.experiment import Experiment
+from fuxictr_mm.config.keys import KEYS, nearest
+from fuxictr_mm.config.yaml_files import REPOSITORY, absolute_paths, read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
 
-__all__ = ["Experiment", "Tuner", "enumerate_experiments", "read_tuner", "vary", "write_configs"]
+__all__ = ["Combination", "Tuner", "enumerate_experiments", "read_tuner", "vary", "write_configs"]
 
 TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
 COLUMN = "feature_cols."
-# Where things lie and what they are called: the sweep decides, or its base experiment.
-NOT_SWEPT = ("dataset_id", "model_id", "model_root", "data_root", "gpu", "resume")
-# The same experiment wherever it is stored and however much it prints; names must not depend on these.
-NOT_NAMED = ("model_root", "verbose", "num_workers", "debug_mode", "checkpoint_steps")
 HEADER = "# Written by run_param_tuner.py from the tuner file beside this folder; changes here are lost.\n"
 
 
@@ -59,28 +57,24 @@ class Tuner:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One combination.
+class Combination:
+    """One combination of a tuner's values.
 
     Attributes:
-        expid: ``<base_expid>_<8 hex>``, the same wherever and whenever the same combination is enumerated.
+        experiment: with the id ``<base_expid>_<8 hex>``, the same wherever and whenever the combination is enumerated.
         values: key of the tuner's space -> value.
-        model, dataset: the two halves of the parameters as FuxiCTR keeps them, paths absolute.
     """
 
-    expid: str
+    experiment: Experiment
     values: dict[str, Any]
-    model: dict[str, Any]
-    dataset: dict[str, Any]
+
+    @property
+    def expid(self) -> str:
+        return self.experiment.expid
 
     @property
     def dataset_id(self) -> str:
-        return str(self.model["dataset_id"])
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """What ``load_experiment`` returns for this expid from the written folder."""
-        return {**self.model, "model_id": self.expid, **self.dataset}
+        return self.experiment.dataset_id
 
 
 def read_tuner(path: str | Path) -> Tuner:
@@ -94,10 +88,7 @@ def read_tuner(path: str | Path) -> Tuner:
     file = Path(path).resolve()
     if file.suffix != ".yaml" or not file.is_file():
         raise ConfigError(f"--config {path}: no such tuner file; it must be a .yaml with {', '.join(TUNER_KEYS)}.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{file}: not valid YAML ({' '.join(str(err).split())}); correct that line.") from err
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: a mapping with the keys {', '.join(TUNER_KEYS)} is expected.")
     for key in content:
@@ -122,7 +113,8 @@ def _read_space(file: Path, space: Any) -> dict[str, list[Any]]:
         raise ConfigError(f"{file}: tuner_space must map keys to lists of values; found {space!r}.")
     lists = {str(key): values if isinstance(values, list) else [values] for key, values in space.items()}
     for key, values in lists.items():
-        if key in NOT_SWEPT:
+        # One data set per sweep, whose keys can be swept; the rest is what every study decides itself.
+        if key == "dataset_id" or (key in KEYS and KEYS[key].fixed and key != "verbose"):
             raise ConfigError(
                 f"{file}: tuner_space: {key!r} cannot be swept; a sweep keeps one place and one dataset, whose keys "
                 f"can be swept, e.g. {COLUMN}item_emb.pca (another dataset: a tuner file of its own)."
@@ -137,60 +129,66 @@ def _read_space(file: Path, space: Any) -> dict[str, list[Any]]:
     return lists
 
 
-def enumerate_experiments(tuner: Tuner, params: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[Experiment]:
+def enumerate_experiments(tuner: Tuner, base: Experiment) -> list[Combination]:
     """Return one experiment per combination of the tuner's space, each as :func:`vary` gives it.
 
-    Args:
-        params: the base experiment's, from ``resolve_experiment``.
-        dataset: those of them that describe the dataset, from ``load_dataset``.
-
     Raises:
-        ConfigError: unknown column, a bare value where the base has a list, or two combinations of one name.
+        ConfigError: a key or value that cannot be used, or two combinations of one name.
     """
-    variants: dict[str, dict[str, Any]] = {}
-    experiments: dict[str, Experiment] = {}
+    variants: dict[str, str] = {}
+    found: dict[str, Combination] = {}
     for values in _combinations(tuner.space):
         where = f"{tuner.file}: tuner_space"
-        model, variant = vary(params, dataset, values, where=where, folder=tuner.file.parent)
-        variant_id = model["dataset_id"]
-        if _canonical(variants.setdefault(variant_id, variant)) != _canonical(variant):
-            raise ConfigError(f"{tuner.file}: two dataset variants have the id {variant_id}; change a value of one.")
+        experiment = vary(base, values, where=where, folder=tuner.file.parent)
+        described = _canonical(sorted(experiment.dataset.items()))
+        if variants.setdefault(experiment.dataset_id, described) != described:
+            raise ConfigError(
+                f"{tuner.file}: two dataset variants have the id {experiment.dataset_id}; change a value of one."
+            )
         # Named after paths as they are written: names must not depend on the place.
-        named = {key: values.get(key, value) for key, value in model.items() if key not in NOT_NAMED}
+        named = {
+            key: values.get(key, value)
+            for key, value in experiment.params.items()
+            if key not in experiment.dataset_keys and key != "model_id" and _names(key)
+        }
         expid = f"{tuner.base_expid}_{_digest(named)}"
-        if expid in experiments:
+        if expid in found:
             raise ConfigError(f"{tuner.file}: two combinations have the id {expid}; change a value of one.")
-        experiments[expid] = Experiment(expid, values, model, variants[variant_id])
-    return list(experiments.values())
+        found[expid] = Combination(experiment.but(model_id=expid), values)
+    return list(found.values())
 
 
-def vary(
-    params: Mapping[str, Any], dataset: Mapping[str, Any], values: Mapping[str, Any], *, where: str, folder: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the two halves of an experiment, model and dataset, with some values changed.
+def _names(key: str) -> bool:
+    """Whether a key is part of a name: the same experiment wherever it is stored and however much it prints."""
+    known = KEYS.get(key)
+    return known is None or known.content or not known.machine
 
-    A dataset that is changed gets an id of its own, ``<dataset_id>_<8 hex>`` from the changes, and so a feature map and
-    an item table of its own. Otherwise the id stays.
+
+def vary(base: Experiment, values: Mapping[str, Any], *, where: str, folder: Path) -> Experiment:
+    """Return an experiment with some values changed.
+
+    A dataset that is changed gets an id of its own, ``<dataset_id>_<8 hex>`` from the changes, and so a feature map of
+    its own. Otherwise the id stays.
 
     Args:
-        params: the experiment's, from ``resolve_experiment``.
-        dataset: those of them that describe the dataset, from ``load_dataset``.
+        base: the experiment that is varied.
         values: key -> new value. A dataset column's key is ``feature_cols.<column>.<key>``; ``feature_cols.<column>``
             is a list of columns that take its place, each of which keeps what it does not say.
         where: what messages name.
         folder: of the file that the values stand in; relative paths start at the repository, or there outside it.
 
     Raises:
-        ConfigError: unknown column, a bare value where the experiment has a list, or two columns of one name.
+        ConfigError: unknown column, a bare value where the experiment has a list, or two columns of one name; or the
+            experiment does not admit the value.
     """
-    model = {key: value for key, value in params.items() if key not in dataset and key != "model_id"}
-    dataset = {key: value for key, value in dataset.items() if key != "dataset_id"}
-    # Where both halves have a key, the dataset's wins (load_experiment): changing the other would change nothing.
-    # A dataset key that neither has yet belongs to the dataset, because it may change the item table.
+    dataset = base.dataset
+    model = {key: value for key, value in base.params.items() if key not in dataset}
+    # Where both halves have a key, the dataset's wins: changing the other would change nothing.
+    # A dataset key that neither has yet belongs to the dataset, because it may change the item columns.
     ours = {
         key: value
         for key, value in values.items()
-        if key.startswith(COLUMN) or key in dataset or (key in DATASET_KEYS and key not in model)
+        if key.startswith(COLUMN) or key in dataset or (key in KEYS and KEYS[key].dataset and key not in model)
     }
     others = {key: value for key, value in values.items() if key not in ours}
     plain = {key: value for key, value in ours.items() if not key.startswith(COLUMN)}
@@ -200,18 +198,24 @@ def vary(
     for key in ours:
         if key not in plain:
             dataset["feature_cols"] = _change_column(where, key, values[key], _columns(dataset))
-    dataset_id = f"{params['dataset_id']}_{_digest(ours)}" if ours else str(params["dataset_id"])
-    return {**model, **absolute_paths(others, folder), "dataset_id": dataset_id}, dataset
+    dataset_id = f"{base.dataset_id}_{_digest(ours)}" if ours else base.dataset_id
+    params = {**model, **absolute_paths(others, folder), **dataset, "dataset_id": dataset_id}
+    return Experiment.of(params, dataset_keys=dataset)
 
 
-def write_configs(tuner: Tuner, experiments: list[Experiment]) -> None:
+def write_configs(tuner: Tuner, combinations: list[Combination]) -> None:
     """Write the tuner's folder as a config directory of FuxiCTR: ``model_config.yaml`` and ``dataset_config.yaml``.
 
     Raises:
         ConfigError: the folder holds config files that were not written here.
     """
-    models = {experiment.expid: experiment.model for experiment in experiments}
-    datasets = {experiment.dataset_id: experiment.dataset for experiment in experiments}
+    models: dict[str, dict[str, Any]] = {}
+    datasets: dict[str, dict[str, Any]] = {}
+    for experiment in (combination.experiment for combination in combinations):
+        dataset = datasets[experiment.dataset_id] = experiment.dataset
+        # FuxiCTR takes the id from the name of the block.
+        known = (*dataset, "model_id")
+        models[experiment.expid] = {key: value for key, value in experiment.params.items() if key not in known}
     contents = {"model_config.yaml": models, "dataset_config.yaml": datasets}
     for name in contents:
         file = tuner.folder / name

@@ -23,9 +23,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fuxictr_mm.config.experiment import REPOSITORY, load_dataset, nearest
+from fuxictr_mm.config.experiment import Experiment
+from fuxictr_mm.config.keys import KEYS, nearest
+from fuxictr_mm.config.yaml_files import REPOSITORY, read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.run.run import resolve_experiment
 from fuxictr_mm.study.arms import Arm
@@ -39,8 +39,6 @@ SECTIONS = {
     "variants": "full: {}",
     "crossed_with": "without vectors: {use_features: [item_id]}",
 }
-# What the script itself decides: a variant's value would be lost.
-NOT_VARIED = ("model_id", "seed", "gpu", "resume", "verbose")
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,7 @@ def read_study(name: str) -> Study:
     file = Path(name).resolve() if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
     if not file.is_file():
         raise ConfigError(f"--study {name}: no file {file}; {nearest(name, list_studies())}.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{file}: not valid YAML ({' '.join(str(err).split())}); correct that line.") from err
+    content = read_yaml(file)
     known = (*SECTIONS, "over")
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: a mapping with the keys {', '.join(known)} is expected.")
@@ -121,7 +116,7 @@ def _check_names(file: Path, variants: Mapping[str, dict[str, Any]], over: str |
         if over is not None and not re.fullmatch(r"\d+(\.\d+)?", name):
             raise ConfigError(f"{file}: over {over!r}: the variant {name!r} is no number; rename it, or remove 'over'.")
         for key in changes:
-            if key in NOT_VARIED:
+            if key in ("seed", "verbose") or (key in KEYS and KEYS[key].fixed):
                 raise ConfigError(f"{file}: variants: {name!r}: the script itself decides {key!r}; leave it out.")
 
 
@@ -140,9 +135,8 @@ def study_arms(study: Study, dataset_id: str, config: str | Path | None = None) 
     base = study.base[dataset_id]
 
     @cache
-    def load(expid: str, dataset_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        params = resolve_experiment(expid, config, dataset_id)
-        return params, load_dataset(params["dataset_id"], config)
+    def load(expid: str, dataset_id: str) -> Experiment:
+        return resolve_experiment(expid, config, dataset_id)
 
     arms = []
     for name, changes in study.variants.items():
@@ -150,9 +144,9 @@ def study_arms(study: Study, dataset_id: str, config: str | Path | None = None) 
         overrides = _fill(changes, base.get("names", {}), where)
         experiment = {"expid": base["expid"], "dataset_id": dataset_id, **overrides}
         values = {key: value for key, value in overrides.items() if key not in ("expid", "dataset_id")}
-        params, dataset = load(experiment["expid"], experiment["dataset_id"])
-        model, dataset = vary(params, dataset, values, where=where, folder=study.file.parent)
-        arms.append(Arm(name, f"{study.name}__{_slug(name)}", {**model, **dataset}, overrides))
+        run_id = f"{study.name}__{_slug(name)}"
+        named = load(experiment["expid"], experiment["dataset_id"]).but(model_id=run_id)
+        arms.append(Arm(name, run_id, vary(named, values, where=where, folder=study.file.parent), overrides))
     return arms
 
 

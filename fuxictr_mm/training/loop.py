@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from fuxictr_mm.config.experiment import identity
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.files import remove_leftovers
 from fuxictr_mm.layers import Slots
@@ -25,26 +26,16 @@ from fuxictr_mm.training.replay import remaining_batches, rng_state, set_rng_sta
 from fuxictr_mm.training.signals import SignalInEvaluationError, Signals, UntilHeard
 from fuxictr_mm.training.step import EfficientModel
 
-__all__ = ["MACHINE_KEYS", "ResumableModel", "run_identity", "state_file"]
+__all__ = ["ResumableModel", "state_file"]
 
 FORMAT = "fuxictr_mm training state 2"
 SCHEDULES = ("none", "linear")
 CHEAP_METRICS = ("AUC", "logloss", "gAUC")
-# Parameters that say where and how a run is carried out, and not what it computes.
-MACHINE_KEYS = (
-    "gpu", "verbose", "num_workers", "debug_mode", "resume", "checkpoint_steps", "data_loader", "data_root",
-    "model_root", "train_data", "valid_data", "test_data", "item_info", "item_feature", "modality_data", "weights",
-)  # fmt: skip
 
 
 def state_file(checkpoint: str | Path) -> Path:
     """Where the training state of the run with this checkpoint lies."""
     return Path(checkpoint).with_suffix(".state")
-
-
-def run_identity(params: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that decide what a run computes, as text."""
-    return {key: str(value) for key, value in sorted(params.items()) if key not in MACHINE_KEYS}
 
 
 class ResumableModel(EfficientModel):
@@ -126,7 +117,7 @@ class ResumableModel(EfficientModel):
             )
         self._checkpoint_steps = checkpoint_steps
         self._first_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._identity = run_identity({**kwargs, "epochs": epochs, "max_gradient_norm": max_gradient_norm})
+        self._identity = identity({**kwargs, "epochs": epochs, "max_gradient_norm": max_gradient_norm})
         features = json.dumps(self.feature_map.features, sort_keys=True, default=str)  # they name the item table, too
         self._identity["digest of features"] = hashlib.blake2b(features.encode(), digest_size=8).hexdigest()
         self._identity["training data"] = str(getattr(data_generator, "fingerprint", len(data_generator)))

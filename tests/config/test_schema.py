@@ -43,7 +43,7 @@ def test_roles_from_a_feature_map() -> None:
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ({"type": "text"}, r"column 'x': type='text' is not one of"),
+        ({"type": "text"}, r"column 'x': type: found 'text'; one of 'categorical', .* is expected"),
         ({"type": "sequence"}, r"column 'x': type='sequence' is supported for 'source: item' columns only"),
         ({"type": "embedding", "pca": {"text": 4}}, r"column 'x': type='embedding' is supported for 'source: item'"),
         (
@@ -52,16 +52,31 @@ def test_roles_from_a_feature_map() -> None:
         ),
         (
             {"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_whiten": 2},
-            r"pca_whiten=2 must be True, False",
+            r"column 'x': pca_whiten: found 2; True or False or at most 1",
         ),
-        ({"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_whiten": "no"}, r"pca_whiten='no' must be"),
-        ({"type": "embedding", "source": "item", "pca": 64}, r"pca=64 must map modality names to widths"),
-        ({"type": "embedding", "source": "item", "pca": {"text": 0}}, r"pca width 0 of 'text' must be a whole number"),
-        ({"type": "embedding", "source": "item", "pca": {"text": 1.5}}, r"pca width 1.5 of 'text' must be"),
-        ({"type": "embedding", "source": "item", "pca": {"text": True}}, r"pca width True of 'text' must be"),
+        (
+            {"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_whiten": "no"},
+            r"pca_whiten: found 'no'; True or False or a number",
+        ),
+        (
+            {"type": "embedding", "source": "item", "pca": 64},
+            r"column 'x': pca: found 64; a mapping is expected",
+        ),
+        (
+            {"type": "embedding", "source": "item", "pca": {"text": 0}},
+            r"column 'x': pca: found {'text': 0}; at least 1 at 'text'",
+        ),
+        (
+            {"type": "embedding", "source": "item", "pca": {"text": 1.5}},
+            r"pca: found {'text': 1.5}; a whole number at 'text' or less than 1 at 'text'",
+        ),
+        (
+            {"type": "embedding", "source": "item", "pca": {"text": True}},
+            r"pca: found {'text': True}; a whole number at 'text'",
+        ),
         (
             {"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_fit_on": "valid"},
-            r"pca_fit_on='valid' must be 'all' or 'train'",
+            r"pca_fit_on: found 'valid'; one of 'all' or 'train' is expected",
         ),
     ],
 )
@@ -77,5 +92,5 @@ def test_no_item_column_is_refused() -> None:
 
 @pytest.mark.parametrize("max_len", [0, "50", None])
 def test_max_len_is_checked(max_len: Any) -> None:
-    with pytest.raises(ConfigError, match="must be a whole number of history items"):
+    with pytest.raises(ConfigError, match=r"key 'max_len': found .* is expected"):
         schema(max_len=max_len)

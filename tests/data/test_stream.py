@@ -11,11 +11,10 @@ import pytest
 import torch
 import yaml
 
-from fuxictr_mm.config.experiment import load_experiment
 from fuxictr_mm.data import contract, stream
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.run.run import run_experiment
+from fuxictr_mm.run import resolve_experiment, run_experiment
 from tests.synthetic import RUN_PARAMS, tiny_feature_map, write_cluster_dataset
 
 N = 103
@@ -243,10 +242,10 @@ def test_a_run_streams(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": dataset}))
     (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"Base": {}, "din": model}))
-    params = {**load_experiment("din", tmp_path), "gpu": -1}
+    params = resolve_experiment("din", tmp_path)
     result = run_experiment(params)
     assert result.valid["AUC"] > 0.5
     assert {path.name.split("-")[0] for path in (tmp_path / "processed" / "clusters").glob("*.rows")} == {
         "train", "valid", "test",
     }  # fmt: skip
-    assert run_experiment({**params, "model_root": str(tmp_path / "again")}).valid == result.valid
+    assert run_experiment(params.but(model_root=str(tmp_path / "again"))).valid == result.valid

@@ -1,6 +1,5 @@
 """The command line that shows what a trained model looks at."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -15,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fuxictr_mm import MMCTRDataLoader
-from fuxictr_mm.config.experiment import REPOSITORY
-from fuxictr_mm.run.run import resolve_experiment, restore_experiment, run_experiment
+from fuxictr_mm import MMCTRDataLoader, cli
+from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
@@ -46,19 +45,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "model_config.yaml").write_text(yaml.safe_dump(models))
     for expid in ("transformer", "no_target", "din"):
-        run_experiment({**resolve_experiment(expid, folder), "gpu": -1})
+        run_experiment(resolve_experiment(expid, folder))
     return folder
 
 
 @pytest.fixture(scope="module")
 def main() -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location("explain", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["explain"] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    run: Callable[[list[str]], None] = module.main
-    return run
+    return lambda arguments: cli.main(["explain", *arguments])
 
 
 def explained(main: Callable[[list[str]], None], config: Path, expid: str, out: Path, *arguments: str) -> Any:
@@ -80,7 +73,8 @@ def test_two_experiments_on_the_same_rows(
     test = pq.read_table(config / "test.parquet").to_pydict()
     items = pq.read_table(config / "titles.parquet").to_pydict()
     titles = dict(zip(items["item_id"], items["item_title"]))
-    model, feature_map = restore_experiment({**resolve_experiment("transformer", config), "gpu": -1})
+    trained = Trained.open(resolve_experiment("transformer", config))
+    model, feature_map = trained.model, trained.feature_map
     loader = MMCTRDataLoader(feature_map, config / "test.parquet", split="test", max_len=MAX_LEN, batch_size=64)
     scores = model.predict(loader)
     assert len(test["item_seq"][0]) == 0 < len(test["item_seq"][5])

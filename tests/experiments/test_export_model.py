@@ -1,6 +1,5 @@
 """The command line of the export: a trained experiment leaves, and scores as it did here."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from fuxictr_mm.config.experiment import REPOSITORY
+from fuxictr_mm import cli
 from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.run.run import resolve_experiment, restore_experiment, run_experiment
+from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
@@ -19,10 +18,7 @@ DTYPES = {"tensor(int64)": torch.int64, "tensor(float)": torch.float32, "tensor(
 
 
 def command(*arguments: str) -> None:
-    spec = importlib.util.spec_from_file_location("export_model", REPOSITORY / "experiments" / "export_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(list(arguments))
+    cli.main(["export", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +28,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     (config / "dataset_config.yaml").write_text(yaml.safe_dump({"clusters": write_cluster_dataset(config, rows=400)}))
     experiments = {name: {**EXPERIMENTS["din"], "dataset_id": "clusters", "epochs": 1} for name in ("din", "untrained")}
     (config / "model_config.yaml").write_text(yaml.safe_dump({"Base": BASE, **experiments}))
-    run_experiment({**resolve_experiment("din", config), "gpu": -1})
+    run_experiment(resolve_experiment("din", config))
 
     def run(name: str, *arguments: str, expid: str = "din") -> Path:
         command("--expid", expid, "--config", str(config), "--to", str(config / "out" / name), *arguments)
@@ -59,8 +55,9 @@ def test_onnx_scores_the_test_split(export: Callable[..., Path], capsys: pytest.
     file = export("model.onnx", "--opset", "20")
     printed = capsys.readouterr().out
     assert "opset 20" in printed and "largest difference" in printed and f"written: {file}" in printed
-    params = {**resolve_experiment("din", file.parents[1]), "gpu": -1}
-    model, feature_map = restore_experiment(params)
+    params = resolve_experiment("din", file.parents[1])
+    trained = Trained.open(params)
+    model, feature_map = trained.model, trained.feature_map
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["inputs"]) == [entry.name for entry in session.get_inputs()]

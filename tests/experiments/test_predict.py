@@ -1,6 +1,5 @@
 """The command line that scores files: what it reads of an experiment, what it says, what it refuses."""
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fuxictr_mm.config.experiment import REPOSITORY
-from fuxictr_mm.run.run import resolve_experiment, run_experiment
+from fuxictr_mm import cli
+from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.run import resolve_experiment, run_experiment
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
@@ -30,18 +30,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment = {**EXPERIMENTS["din"], "dataset_id": "clusters", "epochs": 1}
     models = {"Base": BASE, "din": experiment, "other": experiment}
     (folder / "model_config.yaml").write_text(yaml.safe_dump(models))
-    run_experiment({**resolve_experiment("din", folder), "gpu": -1})
+    run_experiment(resolve_experiment("din", folder))
     return folder
 
 
 @pytest.fixture(scope="module")
 def main() -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location("predict", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run: Callable[[list[str]], None] = module.main
-    return run
+    return lambda arguments: cli.main(["predict", *arguments])
 
 
 def refused(main: Callable[[list[str]], None], capsys: Any, *arguments: str) -> str:
@@ -119,7 +114,7 @@ def test_refusals(config: Path, main: Callable[[list[str]], None], capsys: Any, 
     din = ("--config", str(config), "--expid", "din")
     assert "no weights of experiment other on clusters; train it" in refused(main, capsys, *din[:3], "other")
     assert "nowhere.parquet: file not found" in refused(main, capsys, *din, "--split", "nowhere.parquet")
-    assert "batch_size=0 must be" in refused(main, capsys, *din, "--batch_size", "0")
+    assert "batch_size: found 0; at least 1" in refused(main, capsys, *din, "--batch_size", "0")
     assert "column 'label' is missing" in refused(main, capsys, *din, "--metrics")
     assert "column 'ID' is missing" in refused(main, capsys, *din, "--out", str(tmp_path / "answer.zip"))
     rows = {"user_id": [1], "item_seq": [[3]], "item_id": [900], "likes_level": [4]}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fuxictr_mm.config.experiment import REPOSITORY
-from tests.experiments.scripts import load_script
+from fuxictr_mm import cli
+from fuxictr_mm.config.yaml_files import REPOSITORY
 
 EXPERIMENTS = REPOSITORY / "experiments"
 VOID = {"meta", "br", "hr", "img", "link", "input", "base", "embed", "source"}
@@ -76,15 +76,12 @@ class Page(HTMLParser):
         return cells[start + 1 : end]
 
 
-report = load_script("report")
-
-
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[[], Page]:
     """Builds the page of ``tmp_path / "in"``."""
 
     def run() -> Page:
-        report.main([str(tmp_path / "in"), "--out", str(tmp_path / "page.html")])
+        cli.main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "page.html")])
         return Page((tmp_path / "page.html").read_text(encoding="utf-8"))
 
     (tmp_path / "in").mkdir()
@@ -433,7 +430,7 @@ def test_a_folder_without_results_is_one_sentence(
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "picture.png").write_bytes(b"")
     with pytest.raises(SystemExit) as ended:
-        report.main([str(tmp_path / name), "--out", str(tmp_path / "page.html")])
+        cli.main(["report", str(tmp_path / name), "--out", str(tmp_path / "page.html")])
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / name}: no ")

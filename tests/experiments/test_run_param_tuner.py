@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
-from fuxictr_mm.config.experiment import REPOSITORY, check_keys, load_dataset, load_experiment
+from fuxictr_mm.config.experiment import Experiment
+from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.table import ItemTable
-from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
+from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.run import Result
 from fuxictr_mm.study.tuner import enumerate_experiments, read_tuner
 from tests.run.test_run import BASE, EXPERIMENTS
@@ -29,10 +31,11 @@ from tests.synthetic import write_cluster_dataset
 SCRIPT = REPOSITORY / "experiments" / "run_param_tuner.py"
 PCA = "feature_cols.item_emb.pca"
 RUN_EXPID = """
+import sys
 from pathlib import Path
-from fuxictr_mm.run.run import main
+from fuxictr_mm.cli import main
 if __name__ == "__main__":
-    main(csv_dir=Path(__file__).resolve().parent)
+    main(["run", "--csv_dir", str(Path(__file__).resolve().parent), *sys.argv[1:]])
 """
 # Stands for an experiment that saves at Ctrl-C: slower than the tuner that waits for it.
 INTERRUPTED_RUN = """
@@ -200,11 +203,11 @@ def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
 ) -> None:
     valid = {2: {"AUC": 0.7, "logloss": 0.1}, 4: {"AUC": 0.8, "logloss": 0.3}, 8: {"AUC": 0.6, "logloss": 0.4}}
 
-    def finished(params: dict[str, Any]) -> Result | None:
-        heads = params["num_heads"]
+    def finished(experiment: Experiment) -> Result | None:
+        heads = experiment["num_heads"]
         if heads not in valid:
             return None
-        return Result(params["model_id"], "clusters", valid[heads], {}, {}, 12_345, 6.7, tmp_path / "x.model", "c0ffee")
+        return Result(experiment.expid, "clusters", valid[heads], {}, {}, 12_345, 6.7, tmp_path / "x.model", "c0ffee")
 
     monkeypatch.setattr(tuner, "finished_result", finished)
     space = {"num_heads": [1, 2, 4, 8], "monitor": [monitor], "monitor_mode": mode, "dnn_hidden_units": [[8, 4]]}
@@ -314,8 +317,7 @@ def test_threads_are_shared_out_unless_the_user_has_said(
 @pytest.mark.parametrize("file", sorted((SCRIPT.parent / "tuner_config").glob("*.yaml")), ids=lambda file: file.stem)
 def test_our_tuner_files_give_what_their_first_line_says(file: Path) -> None:
     tuner = read_tuner(file)
-    params = load_experiment(tuner.base_expid, tuner.base_config, tuner.dataset_id)
-    experiments = enumerate_experiments(tuner, params, load_dataset(params["dataset_id"]))
-    for experiment in experiments:
-        check_keys(experiment.params, {"DIN_SE_MHTA": DIN_SE_MHTA}.get(params["model"], Transformer_DCNv2))
+    register(import_module("model_zoo"))
+    base = Experiment.load(tuner.base_expid, tuner.base_config, tuner.dataset_id)
+    experiments = enumerate_experiments(tuner, base)
     assert f"= {len(experiments)} experiments" in file.read_text().splitlines()[0]

@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 
-from fuxictr_mm.config.experiment import REPOSITORY
+from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.run import run as runner
-from fuxictr_mm.run.run import restore_experiment, run_experiment
+from fuxictr_mm.run import Experiment, Trained, run_experiment
 from fuxictr_mm.training.checkpoint import read_weights, write_weights
 from tests.run.test_run import BASE, EXPERIMENTS, load
 from tests.synthetic import write_cluster_dataset
@@ -32,6 +32,12 @@ def config(tmp_path: Path) -> Path:
     models["long"] = {**models["din"], "epochs": 40, "early_stop_patience": 99, "net_dropout": 0.3, "batch_size": 20}
     (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"Base": BASE, **models}))
     return tmp_path
+
+
+def loader(feature_map: Any, experiment: Experiment, split: str) -> MMCTRDataLoader:
+    return MMCTRDataLoader(
+        feature_map, experiment[f"{split}_data"], **{**experiment.params, "split": split, "shuffle": False}
+    )
 
 
 def rewrite(config: Path, expid: str, **changes: Any) -> None:
@@ -78,7 +84,7 @@ def test_a_run_that_has_ended_is_not_repeated(config: Path, monkeypatch: pytest.
     params = load("din", config, resume=True)
     first = run_experiment(params, csv_file=csv)
     monkeypatch.setattr("fuxictr_mm.training.loop.ResumableModel.fit", lambda *_, **__: pytest.fail("trained again"))
-    assert run_experiment({**params, "gpu": 0, "verbose": 1}, csv_file=csv) == first
+    assert run_experiment(params.but(gpu=0, verbose=1), csv_file=csv) == first
     assert len(csv.read_text().splitlines()) == 1
     csv.unlink()  # killed between the result and the row
     assert run_experiment(params, csv_file=csv) == first
@@ -96,7 +102,7 @@ def test_a_result_without_its_weights_is_no_result(config: Path) -> None:
 def test_changed_parameters_or_data_run_anew(config: Path) -> None:
     params = load("din", config, resume=True)
     first = run_experiment(params)
-    assert run_experiment({**params, "learning_rate": 0.02}).valid != first.valid
+    assert run_experiment(params.but(learning_rate=0.02)).valid != first.valid
     write_cluster_dataset(config, seed=1, rows=600)
     assert run_experiment(params).valid != first.valid
 
@@ -112,9 +118,10 @@ def test_a_trained_model_is_built_again(expid: str, config: Path) -> None:
     params = load(expid, config)
     result = run_experiment(params)
     # A script that restores a model names no device: the CPU.
-    model, feature_map = restore_experiment({key: value for key, value in params.items() if key != "gpu"})
+    trained = Trained.open(params)
+    model, feature_map = trained.model, trained.feature_map
     assert not model.training
-    _, valid, test = runner.host_loaders(feature_map, {**params, "data_loader": runner.MMCTRDataLoader})
+    valid, test = (loader(feature_map, params, split) for split in ("valid", "test"))
     assert model.evaluate(valid) == result.valid
     assert model.evaluate(test) == result.test
 
@@ -124,13 +131,14 @@ def test_what_was_trained_counts_and_not_what_the_yaml_says_now(config: Path, ca
     rewrite(config, "din", num_heads=2, attention_dropout=0.5)
     params = load("din", config)
     logging.root.addHandler(caplog.handler)  # FuxiCTR's set_logger has taken it away
-    model, feature_map = restore_experiment(params)
+    trained = Trained.open(params)
+    model, feature_map = trained.model, trained.feature_map
     assert (
         "din.model was trained with attention_dropout = its default; the YAML now says 0.5, which is not used."
         in caplog.text
     )
     assert "din.model was trained with num_heads = its default; the YAML now says 2" in caplog.text
-    _, valid, _ = runner.host_loaders(feature_map, {**params, "data_loader": runner.MMCTRDataLoader})
+    valid = loader(feature_map, params, "valid")
     assert model.evaluate(valid) == result.valid
 
 
@@ -138,9 +146,10 @@ def test_another_runs_feature_map_does_not_matter(config: Path) -> None:
     params = load("din", config)
     result = run_experiment(params)
     narrow = [{**column, "pca": {"text": 2}} if "pca" in column else column for column in params["feature_cols"]]
-    run_experiment({**params, "model_id": "narrow", "feature_cols": narrow})
-    model, feature_map = restore_experiment(params)
-    _, valid, _ = runner.host_loaders(feature_map, {**params, "data_loader": runner.MMCTRDataLoader})
+    run_experiment(params.but(model_id="narrow", feature_cols=narrow))
+    trained = Trained.open(params)
+    model, feature_map = trained.model, trained.feature_map
+    valid = loader(feature_map, params, "valid")
     assert model.evaluate(valid) == result.valid
 
 
@@ -149,28 +158,29 @@ def test_an_untrained_experiment_is_one_sentence(config: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"din.model: no weights of experiment din on clusters; train it with run_exp"
     ):
-        restore_experiment(params)
+        Trained.open(params)
     result = run_experiment(params)
     result.checkpoint.with_suffix(".params.json").write_text("{")
     with pytest.raises(DataError, match=r"din.params.json: not valid JSON"):
-        restore_experiment(params)
+        Trained.open(params)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_published_weights(suffix: str, config: Path, tmp_path: Path) -> None:
     """A state dict from elsewhere is scored without training, and training can begin with it."""
     params = load("transformer", config)
-    trained = run_experiment(params)
+    first = run_experiment(params)
     published = tmp_path / f"published{suffix}"
-    write_weights(read_weights(trained.checkpoint), published)
-    elsewhere = {**params, "model_root": str(tmp_path / "elsewhere")}
-    model, feature_map = restore_experiment(elsewhere, published)
-    _, valid, _ = runner.host_loaders(feature_map, {**params, "data_loader": runner.MMCTRDataLoader})
-    assert model.evaluate(valid) == trained.valid
-    tuned = run_experiment({**elsewhere, "weights": str(published), "learning_rate": 0.0})
-    assert tuned.valid == trained.valid
+    write_weights(read_weights(first.checkpoint), published)
+    elsewhere = params.but(model_root=str(tmp_path / "elsewhere"))
+    trained = Trained.open(elsewhere, published)
+    model, feature_map = trained.model, trained.feature_map
+    valid = loader(feature_map, params, "valid")
+    assert model.evaluate(valid) == first.valid
+    tuned = run_experiment(elsewhere.but(weights=str(published), learning_rate=0.0))
+    assert tuned.valid == first.valid
     with pytest.raises(DataError, match=r"published.*parameter 'attention_layer.*is missing"):
-        restore_experiment({**load("din", config), "model_root": str(tmp_path / "elsewhere")}, published)
+        Trained.open(load("din", config, model_root=str(tmp_path / "elsewhere")), published)
 
 
 def test_a_new_run_removes_what_an_earlier_one_left(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,15 +193,15 @@ def test_a_new_run_removes_what_an_earlier_one_left(config: Path, monkeypatch: p
 
     monkeypatch.setattr("fuxictr_mm.training.loop.ResumableModel.train_epoch", killed)
     with pytest.raises(DataError, match="not_there"):
-        run_experiment({**params, "weights": "not_there.model"})
+        run_experiment(params.but(weights="not_there.model"))
     assert first.checkpoint.is_file()  # a run that never began removes nothing
     with pytest.raises(RuntimeError, match="killed"):
-        run_experiment({**params, "net_dropout": 0.5})
+        run_experiment(params.but(net_dropout=0.5))
     assert not first.checkpoint.exists() and not first.file.exists()
     for suffix in ("model", "state", "params.json", "feature_map.json", "result.json"):
         (first.checkpoint.parent / f".din.{suffix}.abc.tmp").touch()  # what SIGKILL during a write leaves
     monkeypatch.undo()
-    run_experiment({**params, "resume": True})
+    run_experiment(params.but(resume=True))
     assert not list(first.checkpoint.parent.glob(".*.tmp"))
-    run_experiment({**params, "net_dropout": 0.5})
+    run_experiment(params.but(net_dropout=0.5))
     assert json.loads(first.checkpoint.with_suffix(".params.json").read_text())["net_dropout"] == 0.5

@@ -1,6 +1,5 @@
 """The main job from YAML to csv row, on data whose answer is known."""
 
-import json
 import re
 import subprocess
 import sys
@@ -14,11 +13,11 @@ import torch
 import yaml
 
 from fuxictr_mm.compat import host_model_names
-from fuxictr_mm.config.experiment import REPOSITORY, load_dataset, load_experiment
+from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.run import Experiment, Trained, finished_result, resolve_experiment, run_experiment
 from fuxictr_mm.run import run as runner
-from fuxictr_mm.run.run import finished_result, resolve_experiment, restore_experiment, run_experiment
 from fuxictr_mm.serve.prediction import predict_file
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
@@ -58,8 +57,14 @@ def config(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(expid: str, config: Path, **changes: Any) -> dict[str, Any]:
-    return {**resolve_experiment(expid, config), "gpu": -1, **changes}
+def load(expid: str, config: Path, **changes: Any) -> Experiment:
+    return resolve_experiment(expid, config, **changes)
+
+
+def with_column(experiment: Experiment, name: str, **changes: Any) -> Experiment:
+    """The experiment with other keys for one column."""
+    columns = [{**column, **changes} if column["name"] == name else column for column in experiment["feature_cols"]]
+    return experiment.but(feature_cols=columns)
 
 
 @pytest.mark.parametrize("expid", EXPERIMENTS)
@@ -78,7 +83,7 @@ def test_a_run_learns_the_known_answer_and_leaves_fuxictrs_files(expid: str, con
     assert re.match(r" \d{8}-\d{6},\[command\] python .*,\[exp_id\] \w+,\[dataset_id\] clusters,\[train\] N.A.,", row)
     assert f"[test] AUC: {result.test['AUC']:.6f} - logloss: " in row
     assert finished_result(params) == result
-    assert finished_result({**params, "seed": 2}) is None
+    assert finished_result(params.but(seed=2)) is None
     write_cluster_dataset(config, seed=1)
     assert finished_result(params) is None
 
@@ -102,14 +107,15 @@ def test_a_subset_of_features(config: Path) -> None:
 def test_ids_that_start_from_vectors(config: Path) -> None:
     """Trained vectors in the place of id embeddings; the run is restored and the file scored as it was trained."""
     params = load("din", config, epochs=2, alignment="none", use_features=["user_id", "likes_level", "item_emb"])
-    next(c for c in params["feature_cols"] if c["name"] == "item_emb")["freeze_emb"] = False
+    params = with_column(params, "item_emb", freeze_emb=False)
     result = run_experiment(params)
     assert result.test["AUC"] > 0.65
-    model, _ = restore_experiment(params)
+    trained = Trained.open(params)
+    model = trained.model
     offsets = model.embedding_layer.embedding_layer.offsets["item_emb"].weight
     assert model.item_field_dims == {"item_emb": 7} and offsets[1:].any(1).all() and not offsets[0].any()
     out = config / "scores.parquet"
-    report = predict_file(model, model.feature_map, params["test_data"], out, max_len=5, metrics=["AUC"])
+    report = predict_file(trained, params["test_data"], out, metrics=["AUC"])
     assert report.metrics["AUC"] == pytest.approx(result.test["AUC"], abs=1e-6)
 
 
@@ -120,7 +126,7 @@ def test_a_model_of_own_clicks_is_warned_of_new_items(config: Path) -> None:
     said = "similarity compares own clicks (peers), and "
     for id_dropout in (0.0, 0.1):
         params = load("din", config, epochs=1, similarity=["peers"], id_dropout=id_dropout)
-        params["feature_cols"].append(peers)
+        params = params.but(feature_cols=[*params["feature_cols"], peers])
         result = run_experiment(params)
         cold = result.by_frequency["test"]["cold"]
         assert cold["items"] == 1
@@ -134,7 +140,7 @@ def test_a_host_model_cannot_train_vectors(value: bool, config: Path) -> None:
     if not host_model_names():
         pytest.skip("this fuxictr carries no models")
     params = load("transact", config, epochs=1)
-    next(c for c in params["feature_cols"] if c["name"] == "item_emb")["freeze_emb"] = value
+    params = with_column(params, "item_emb", freeze_emb=value)
     if value:
         run_experiment(params)
         return
@@ -176,7 +182,7 @@ def test_the_challenge_falls_back_on_the_stand_in_visibly(
     monkeypatch.setattr(runner, "ensure_demo", made.append)
     monkeypatch.setattr(Path, "exists", lambda path: "MicroLens" not in str(path))
     params = resolve_experiment("Transformer_DCNv2_MMCTR")
-    assert (params["dataset_id"], params["model_id"]) == ("MMCTR_demo", "Transformer_DCNv2_MMCTR")
+    assert (params.dataset_id, params.expid) == ("MMCTR_demo", "Transformer_DCNv2_MMCTR")
     assert params["dcn_hidden_units"] == [256, 128]
     assert made == [REPOSITORY / "data" / "MMCTR_demo"]
     visible = [line for line in capsys.readouterr().out.splitlines() if line]
@@ -193,29 +199,15 @@ def test_the_challenges_experiments_fit_the_challenges_files(expid: str, tmp_pat
     dataset = load_dataset("MicroLens_1M_x1")
     files = {key: str(tmp_path / Path(dataset[key]).name) for key in dataset if key.startswith(("train_", "valid_"))}
     files |= {key: str(tmp_path / Path(dataset[key]).name) for key in ("test_data", "item_info", "item_feature")}
-    params = {**load_experiment(expid), **files, "data_root": str(tmp_path), "model_root": str(tmp_path / "out")}
-    params |= {"gpu": -1, "verbose": 0, "epochs": 1, "batch_size": 200, "embedding_dim": 4}
-    params |= {key: [8] for key in ("dcn_hidden_units", "dnn_hidden_units", "mlp_hidden_units") if key in params}
-    result = run_experiment(params)
+    shipped = Experiment.load(expid)
+    changes: dict[str, Any] = {**files, "data_root": str(tmp_path), "model_root": str(tmp_path / "out")}
+    changes |= {"gpu": -1, "verbose": 0, "epochs": 1, "batch_size": 200, "embedding_dim": 4}
+    widths = ("dcn_hidden_units", "dnn_hidden_units", "mlp_hidden_units")
+    changes |= {key: [8] for key in widths if key in shipped.params}
+    result = run_experiment(shipped.but(**changes))
     assert 0 < result.test["AUC"] < 1
     assert 0.5 < result.best_possible["test"] < 1
     assert "best possible AUC" in result.to_table()
-
-
-def test_another_runs_feature_map_is_noticed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = load("din", config)
-
-    def overwritten(processor: Any, **kwargs: Any) -> Any:
-        paths = build_dataset(processor, **kwargs)
-        content = json.loads(Path(processor.json_file).read_text())
-        text = json.dumps(content).replace(processor.item_table.path.name, "item_table-0000.safetensors")
-        Path(processor.json_file).write_text(text)
-        return paths
-
-    build_dataset = runner.build_dataset
-    monkeypatch.setattr(runner, "build_dataset", overwritten)
-    with pytest.raises(ConfigError, match="another run has just written this feature map"):
-        run_experiment(params)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.config.experiment import REPOSITORY
+from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.serve import export

@@ -18,6 +18,7 @@ import fuxictr_mm
 from fuxictr_mm.compat import find_model, host_model_names
 from fuxictr_mm.data import contract
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.run import Trained
 from fuxictr_mm.serve.prediction import Prediction, predict_file
 from tests.synthetic import RUN_PARAMS, move_weights, tiny_feature_map, write_cluster_dataset
 
@@ -59,7 +60,8 @@ class Setup:
 
     def predict(self, data_path: str | Path, out: str = "out.parquet", model: Any = None, **options: Any) -> Prediction:
         model = self.model() if model is None else model
-        return predict_file(model, self.feature_map, data_path, self.folder / out, max_len=MAX_LEN, **options)
+        feed = {"max_len": MAX_LEN, "trim": options.pop("trim", True)}
+        return predict_file(Trained.of(model, self.feature_map, feed), data_path, self.folder / out, **options)
 
     def scores(self, data_path: str | Path, **options: Any) -> np.ndarray:
         return pq.read_table(self.predict(data_path, **options).path)["score"].to_numpy()
@@ -332,7 +334,7 @@ def refusals(setup: Setup) -> dict[str, tuple[Callable[[], Any], type[ValueError
         "batch": (
             lambda: setup.predict(test, batch_size=0),
             ConfigError,
-            "batch_size=0 must be a whole number of rows",
+            "batch_size: found 0; at least 1 is expected",
         ),
         "missing": (lambda: setup.predict("nowhere.parquet"), DataError, r"nowhere\.parquet: file not found"),
         "no target": (
@@ -342,7 +344,7 @@ def refusals(setup: Setup) -> dict[str, tuple[Callable[[], Any], type[ValueError
         ),
         "empty": (lambda: setup.predict(setup.write(setup.rows().slice(0, 0))), DataError, "0 rows; a split needs"),
         "no table": (
-            lambda: predict_file(setup.model(), tiny_feature_map(), copy, setup.folder / "x.parquet"),
+            lambda: Trained.of(setup.model(), tiny_feature_map(), {}),
             ConfigError,
             "the feature map names no item table; build the features",
         ),

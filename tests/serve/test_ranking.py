@@ -17,6 +17,7 @@ from fuxictr.preprocess import build_dataset
 import fuxictr_mm
 from fuxictr_mm.compat import find_model
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.run import Trained
 from fuxictr_mm.serve.ranking import Ranker
 from tests.synthetic import RUN_PARAMS, move_weights, tiny_feature_map, write_cluster_dataset
 
@@ -95,7 +96,7 @@ def test_scores_are_those_of_predict(setup: Setup, model: Any, history: list[int
     price = np.linspace(-1, 1, len(CANDIDATES))
     expected = setup.expected(model, history, CANDIDATES, LIKES, price)
     model.train()  # the ranker has to leave dropout out
-    ranker = Ranker(model, setup.feature_map, max_len=MAX_LEN, batch_size=batch_size)
+    ranker = Ranker(Trained.of(model, setup.feature_map, {"max_len": MAX_LEN}), batch_size=batch_size)
     scores = ranker.score(history, CANDIDATES, {"likes_level": LIKES, "price": price})
     assert scores.dtype == np.float32 and scores.shape == CANDIDATES.shape
     assert expected.std() > 0.015
@@ -111,7 +112,9 @@ def test_switches_of_the_transformer(setup: Setup, options: dict[str, Any]) -> N
     net = setup.model("Transformer_DCNv2", **options)
     # One length: with the published mask other rows' padding would take part in the loader's batch.
     expected = setup.expected(net, [4], CANDIDATES, 3, 0.5)
-    scores = Ranker(net, setup.feature_map, max_len=MAX_LEN).score([4], CANDIDATES, {"likes_level": 3, "price": 0.5})
+    scores = Ranker(Trained.of(net, setup.feature_map, {"max_len": MAX_LEN})).score(
+        [4], CANDIDATES, {"likes_level": 3, "price": 0.5}
+    )
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
 
 
@@ -125,7 +128,7 @@ def test_vectors_that_are_compared(setup: Setup, name: str, history: list[int]) 
     with torch.no_grad():
         net.similarity.weight_M.copy_(torch.tensor([-0.5, 0.7, -0.4, 0.2]))
     expected = setup.expected(net, history, CANDIDATES, 3, 0.5)
-    ranker = Ranker(net, setup.feature_map, max_len=MAX_LEN, batch_size=7)
+    ranker = Ranker(Trained.of(net, setup.feature_map, {"max_len": MAX_LEN}), batch_size=7)
     scores = ranker.score(history, CANDIDATES, {"likes_level": 3, "price": 0.5})
     assert expected.std() > 0.015
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
@@ -139,14 +142,14 @@ def test_vectors_that_are_trained(setup: Setup, name: str) -> None:
     net = setup.model(name, feature_map=columns)
     torch.nn.init.normal_(net.embedding_layer.embedding_layer.offsets["item_emb"].weight[1:])
     expected = setup.expected(net, HISTORIES["long"], CANDIDATES, 3, 0.5)
-    ranker = Ranker(net, columns, max_len=MAX_LEN)
+    ranker = Ranker(Trained.of(net, columns, {"max_len": MAX_LEN}))
     scores = ranker.score(HISTORIES["long"], CANDIDATES, {"likes_level": 3, "price": 0.5})
     assert expected.std() > 0.015
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
 
 
 def test_one_candidate_and_none(setup: Setup, model: Any) -> None:
-    ranker = Ranker(model, setup.feature_map, max_len=MAX_LEN)
+    ranker = Ranker(Trained.of(model, setup.feature_map, {"max_len": MAX_LEN}))
     context = {"likes_level": 3, "price": 0}
     expected = setup.expected(model, [1, 2], np.array([5]), 3, 0.0)
     np.testing.assert_allclose(ranker.score([1, 2], [5], context), expected, rtol=0, atol=1e-6)
@@ -154,7 +157,7 @@ def test_one_candidate_and_none(setup: Setup, model: Any) -> None:
 
 
 def test_every_part_of_a_request_matters(setup: Setup, model: Any) -> None:
-    ranker = Ranker(model, setup.feature_map, max_len=MAX_LEN)
+    ranker = Ranker(Trained.of(model, setup.feature_map, {"max_len": MAX_LEN}))
     base = ranker.score([3, 9, 1], [5, 6], {"likes_level": 3, "price": 1.0})
     others = [
         ranker.score([3, 9, 2], [5, 6], {"likes_level": 3, "price": 1.0}),
@@ -175,7 +178,7 @@ def test_each_distinct_item_is_embedded_once(setup: Setup, model: Any, monkeypat
         return embed(values, fields, kind)
 
     monkeypatch.setattr(model, "_embed", count)
-    ranker = Ranker(model, setup.feature_map, max_len=MAX_LEN, batch_size=2)
+    ranker = Ranker(Trained.of(model, setup.feature_map, {"max_len": MAX_LEN}), batch_size=2)
     ranker.score([3, 9, 9, 2], [5, 6, 5, 9, 9, 30, 5], {"likes_level": 3, "price": 1.0})
     assert rows == [[2, 3, 5, 6, 9, 30]]
 
@@ -201,14 +204,14 @@ def test_each_distinct_item_is_embedded_once(setup: Setup, model: Any, monkeypat
 def test_refuses_what_it_cannot_score(
     setup: Setup, history: Any, candidates: Any, context: dict[str, Any], sentence: str
 ) -> None:
-    ranker = Ranker(setup.model("DIN_SE_MHTA"), setup.feature_map, max_len=MAX_LEN)
+    ranker = Ranker(Trained.of(setup.model("DIN_SE_MHTA"), setup.feature_map, {"max_len": MAX_LEN}))
     with pytest.raises(DataError, match=re.escape(sentence)):
         ranker.score(history, candidates, {"likes_level": 1, "price": 1.0, **context})
 
 
 def test_refuses_a_missing_context_column_and_a_score_that_is_not_finite(setup: Setup) -> None:
     net = setup.model("DIN_SE_MHTA")
-    ranker = Ranker(net, setup.feature_map, max_len=MAX_LEN)
+    ranker = Ranker(Trained.of(net, setup.feature_map, {"max_len": MAX_LEN}))
     with pytest.raises(DataError, match=re.escape("found the columns ['price'], but the model reads ['likes_level'")):
         ranker.score([3], [5], {"price": 1.0})
     with torch.no_grad():
@@ -219,9 +222,13 @@ def test_refuses_a_missing_context_column_and_a_score_that_is_not_finite(setup: 
 
 def test_refuses_models_and_settings_it_cannot_use(setup: Setup, tmp_path: Path) -> None:
     net = setup.model("DIN_SE_MHTA")
-    with pytest.raises(ConfigError, match="batch_size=0 must be a whole number of candidates, at least 1"):
-        Ranker(net, setup.feature_map, batch_size=0)
+    with pytest.raises(ConfigError, match="batch_size: found 0; at least 1 is expected"):
+        Ranker(Trained.of(net, setup.feature_map, {}), batch_size=0)
     with pytest.raises(ConfigError, match="model=Linear: a Ranker embeds the history apart from the candidates"):
-        Ranker(torch.nn.Linear(1, 1), setup.feature_map)  # type: ignore[arg-type]
+        Ranker(Trained.of(torch.nn.Linear(1, 1), setup.feature_map, {}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Ranker takes a Trained, which knows how its model was fed; found DIN_SE_M"):
+        Ranker(net)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="trim: False: this model was trained on batches padded to max_len"):
+        Ranker(Trained.of(net, setup.feature_map, {"trim": False}))
     with pytest.raises(ConfigError, match="the feature map names no item table"):
-        Ranker(net, tiny_feature_map(tmp_path))
+        Trained.of(net, tiny_feature_map(tmp_path), {})

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from fuxictr_mm.config.experiment import load_dataset, load_experiment
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.run import resolve_experiment
 from fuxictr_mm.study import tuner as sweep
-from fuxictr_mm.study.tuner import Experiment, enumerate_experiments, read_tuner, write_configs
+from fuxictr_mm.study.tuner import Combination, enumerate_experiments, read_tuner, write_configs
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
@@ -26,12 +26,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def enumerate_space(folder: Path, space: dict[str, Any]) -> list[Experiment]:
+def enumerate_space(folder: Path, space: dict[str, Any]) -> list[Combination]:
     file = folder / "sweep.yaml"
     content = {"base_config": ".", "base_expid": "din", "tuner_space": space}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-    params = load_experiment("din", folder)
-    return enumerate_experiments(read_tuner(file), params, load_dataset("clusters", folder))
+    return enumerate_experiments(read_tuner(file), resolve_experiment("din", folder))
 
 
 def test_every_combination_once_and_as_load_experiment_reads_it(folder: Path) -> None:
@@ -51,8 +50,8 @@ def test_every_combination_once_and_as_load_experiment_reads_it(folder: Path) ->
 
     write_configs(read_tuner(folder / "sweep.yaml"), experiments)
     for experiment in experiments:
-        loaded = load_experiment(experiment.expid, folder / "sweep")
-        assert str(sorted(loaded.items())) == str(sorted(experiment.params.items()))  # str: the order within pca, too
+        loaded = resolve_experiment(experiment.expid, folder / "sweep").params
+        assert str(sorted(loaded.items())) == str(sorted(experiment.experiment.params.items()))
         assert loaded["num_heads"] == experiment.values["num_heads"]
         assert loaded["feature_cols"][-1]["pca"] == experiment.values[PCA]
     text = (folder / "sweep" / "model_config.yaml").read_text()
@@ -79,8 +78,8 @@ def test_names_stay_when_the_grid_grows_and_when_the_place_changes(folder: Path)
 def test_a_sweep_of_model_keys_keeps_the_dataset(folder: Path) -> None:
     one, two = enumerate_space(folder, {"use_se": [True, False]})
     assert one.dataset_id == two.dataset_id == "clusters"
-    assert one.dataset == two.dataset
-    assert "use_se" not in load_experiment("din", folder)  # swept although no YAML has it
+    assert one.experiment.dataset == two.experiment.dataset
+    assert "use_se" not in resolve_experiment("din", folder).params  # swept although no YAML has it
 
 
 def test_what_belongs_to_the_dataset_makes_a_variant(folder: Path) -> None:
@@ -88,16 +87,16 @@ def test_what_belongs_to_the_dataset_makes_a_variant(folder: Path) -> None:
     assert {e.dataset_id for e in enumerate_space(folder, {"max_len": [3, 5]})} == {"clusters"}
     # min_categr_count stands in the dataset's, modality_data nowhere yet.
     experiments = enumerate_space(folder, {"min_categr_count": [1, 2]})
-    assert [e.params["min_categr_count"] for e in experiments] == [1, 2]
+    assert [e.experiment["min_categr_count"] for e in experiments] == [1, 2]
     assert len({e.dataset_id for e in experiments} - {"clusters"}) == 2
     files = enumerate_space(folder, {"modality_data": [{"text": "a.npz"}, {"text": "b.npz"}]})
-    assert [e.dataset["modality_data"] for e in files] == [{"text": str(folder / f"{x}.npz")} for x in "ab"]
+    assert [e.experiment.dataset["modality_data"] for e in files] == [{"text": str(folder / f"{x}.npz")} for x in "ab"]
     assert len({e.dataset_id for e in files}) == 2
 
 
 def test_one_column_of_an_entry_with_several_names(folder: Path) -> None:
     experiments = enumerate_space(folder, {"feature_cols.views_level.active": [True, False]})
-    assert [column["name"] for column in experiments[1].dataset["feature_cols"]] == [
+    assert [column["name"] for column in experiments[1].experiment.dataset["feature_cols"]] == [
         "user_id",
         "likes_level",
         "views_level",
@@ -105,8 +104,13 @@ def test_one_column_of_an_entry_with_several_names(folder: Path) -> None:
         "item_tags",
         "item_emb",
     ]
-    assert [column["active"] for column in experiments[1].dataset["feature_cols"]] == [True, True, False, *3 * [True]]
-    assert all(column["active"] for column in experiments[0].dataset["feature_cols"])
+    assert [column["active"] for column in experiments[1].experiment.dataset["feature_cols"]] == [
+        True,
+        True,
+        False,
+        *3 * [True],
+    ]
+    assert all(column["active"] for column in experiments[0].experiment.dataset["feature_cols"])
 
 
 REFUSED: list[tuple[Any, str]] = [

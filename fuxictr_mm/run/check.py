@@ -1,0 +1,98 @@
+"""May this run? Everything about an experiment and its files that can be answered before anything is touched."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from fuxictr_mm.config.experiment import GROUP_METRICS, Experiment
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.files import open_parquet
+from fuxictr_mm.models.base import MultimodalRankModel
+
+__all__ = ["check_runs"]
+
+
+def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False) -> None:
+    """Refuse, before the first of some runs begins, what would end one of them later.
+
+    Keys, values, columns and names were checked when each :class:`Experiment` was made. Here are the files: that they
+    are there with their columns, that the labels of train and valid have both classes, that evaluations will take
+    place. What only reading every row can tell is told by the loaders, still before the first step.
+
+    Args:
+        experiments: those that are about to run.
+        compares_test: whether test metrics are what the runs are for.
+
+    Raises:
+        ConfigError, DataError: the first that cannot run, and why.
+    """
+    seen: dict[tuple[str, str], set[float]] = {}
+    for experiment in experiments:
+        _check_columns(experiment)
+        if not experiment.get("valid_data"):
+            raise ConfigError(
+                f"dataset {experiment.dataset_id}: early stopping needs 'valid_data'; add it to the YAML."
+            )
+        for split in ("train", "valid", "test"):
+            if not experiment.get(f"{split}_data"):
+                continue
+            path, label = Path(experiment[f"{split}_data"]), experiment.schema.label_col
+            key = str(path), label
+            if key not in seen:
+                seen[key] = _classes(path, experiment, required=split != "test")
+            if split != "test" and len(seen[key]) == 1:
+                raise DataError(
+                    f"{path}: column {label!r} is {seen[key].pop():g} in every row; {split} needs rows with label 0 "
+                    "and rows with label 1."
+                )
+            if split == "test" and compares_test and not seen[key]:
+                raise ConfigError(f"{path}: its rows have no labels, so there is no test AUC to compare.")
+        if compares_test and not experiment.get("test_data"):
+            raise ConfigError(f"dataset {experiment.dataset_id}: there is no 'test_data', so no test AUC to compare.")
+        _check_evaluations(experiment)
+
+
+def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float]:
+    """The distinct labels of a file; none where it may come without."""
+    schema = experiment.schema
+    needed = (schema.item_col, schema.history_col, *((schema.label_col,) if required else ()))
+    groups = [m for m in experiment["metrics"] if m.split("(")[0] in GROUP_METRICS]
+    if required and groups and schema.group_id is not None:
+        needed += (schema.group_id,)
+    file = open_parquet(path, needed)
+    if schema.label_col not in file.schema_arrow.names:
+        return set()
+    found: set[float] = set()
+    for batch in file.iter_batches(1 << 20, columns=[schema.label_col]):
+        # Nulls and labels other than 0 and 1 are the contract's to refuse, with their row.
+        found |= {float(value) for value in pc.unique(batch.column(0)).to_pylist() if isinstance(value, int | float)}
+        if len(found) > 1:
+            break
+    return found
+
+
+def _check_evaluations(experiment: Experiment) -> None:
+    rows = open_parquet(experiment["train_data"]).metadata.num_rows
+    per_epoch = -(-rows // experiment["batch_size"])
+    steps, every = experiment["epochs"] * per_epoch, experiment.get("eval_steps")
+    if every and every > steps:
+        raise ConfigError(
+            f"eval_steps={every} is more than the {steps} steps of this training ({experiment['epochs']} epochs of "
+            f"{per_epoch} batches): nothing would be evaluated or saved; make it smaller."
+        )
+
+
+def _check_columns(experiment: Experiment) -> None:
+    trained = [column.name for column in experiment.schema.columns if not column.freeze_emb]
+    if trained and not issubclass(experiment.model_class, MultimodalRankModel):
+        raise ConfigError(
+            f"column {trained[0]!r}: freeze_emb: False needs a model of fuxictr_mm; "
+            f"{experiment.model_class.__name__} would leave the vectors as they are. Take the key out, or another "
+            "model."
+        )
+    if experiment.get("rebuild_dataset", True):
+        raise ConfigError(
+            "rebuild_dataset: True (FuxiCTR's default) would rewrite the data files, which nothing here needs: the "
+            "loader reads them directly; set 'rebuild_dataset: False'."
+        )
