@@ -237,9 +237,9 @@ def test_refusals(tmp_path: Path) -> None:
     [
         ({"type": "embedding"}, r"'clicks' needs .* 'type: meta'"),
         ({"source": ""}, "'pca' needs 'source: item'"),
-        ({"clicks": 0}, "clicks=0 must be the width"),
-        ({"clicks": True}, "clicks=True must be the width"),
-        ({"clicks": 0.5}, "clicks=0.5 must be the width"),
+        ({"clicks": 0}, "clicks: found 0; at least 1"),
+        ({"clicks": True}, "clicks: found True; a whole number"),
+        ({"clicks": 0.5}, "clicks: found 0.5; a whole number"),
     ],
 )
 def test_refused_columns(change: dict[str, Any], message: str) -> None:

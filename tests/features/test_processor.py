@@ -212,7 +212,7 @@ REFUSALS = {
         "column 'likes_level': vocab_size=None must be a whole number >= 2: the largest id plus 1",
     ),
     "vocabulary of 1": (
-        dict(feature_cols=[context("likes_level", vocab_size=1), ITEM_ID]), ConfigError, "vocab_size=1 must be a whole"
+        dict(feature_cols=[context("likes_level", vocab_size=1), ITEM_ID]), ConfigError, "column 'likes_level': vocab_size: found 1; at least 2"
     ),
     "no room for items": (
         dict(feature_cols=[ITEM_ID | {"vocab_size": N}]),
@@ -222,7 +222,7 @@ REFUSALS = {
     "no dtype": (
         dict(feature_cols=[{"name": "item_id", "type": "categorical", "source": "item"}]),
         ConfigError,
-        r"column 'item_id': dtype=None is not one of \['int', 'float', 'str'\]",
+        "column 'item_id': dtype: found None; one of 'int', 'float' or 'str' is expected",
     ),
     "normalizer": (
         dict(feature_cols=[ITEM_ID, context("x", vocab_size=3, normalizer="StandardScaler")]),
@@ -232,13 +232,12 @@ REFUSALS = {
     "vectors trained elsewhere": (
         dict(feature_cols=[ITEM_ID | {"freeze_emb": False}]),
         ConfigError,
-        "column 'item_id': freeze_emb=False must be True or False and stand at a column of 'type: embedding'; found "
-        "'type: categorical'",
+        "column 'item_id': freeze_emb belongs to a column of 'type: embedding'; found 'type: categorical'",
     ),
     "trained or not": (
         dict(feature_cols=[ITEM_ID, item("emb", "embedding", pca={"txt": 4}, freeze_emb="no")]),
         ConfigError,
-        "column 'emb': freeze_emb='no' must be True or False",
+        "column 'emb': freeze_emb: found 'no'; True or False is expected",
     ),
     "sharing": (
         dict(feature_cols=[context("x", vocab_size=3, share_embedding="item_id"), ITEM_ID]),
