@@ -212,7 +212,9 @@ REFUSALS = {
         "column 'likes_level': vocab_size=None must be a whole number >= 2: the largest id plus 1",
     ),
     "vocabulary of 1": (
-        dict(feature_cols=[context("likes_level", vocab_size=1), ITEM_ID]), ConfigError, "column 'likes_level': vocab_size: found 1; at least 2"
+        dict(feature_cols=[context("likes_level", vocab_size=1), ITEM_ID]),
+        ConfigError,
+        "column 'likes_level': vocab_size: found 1; at least 2",
     ),
     "no room for items": (
         dict(feature_cols=[ITEM_ID | {"vocab_size": N}]),
