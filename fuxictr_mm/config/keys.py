@@ -38,6 +38,11 @@ PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout rate, or a part of the items
 Widths = Annotated[Sequence[Positive], Field(min_length=1)]  # hidden units
 
+# FuxiCTR's forms: a number for L2, or text.
+Regularizer = (
+    NonNegativeNumber | Annotated[str, Field(pattern=r"^(l1|l2)\([^,()]+\)$|^l1_l2\([^,()]+,[^,()]+\)$")] | None
+)
+
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 _TYPE_NAME = re.compile(r"(bool|int|float|str|none|constrained-|function-|list|dict|literal|nullable)")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -86,6 +91,7 @@ def _wish(entry: Mapping[str, Any]) -> str:
         "finite_number": "a finite number",
         "bool_type": "True or False",
         "string_type": "text",
+        "string_pattern_mismatch": "l1(x), l2(x) or l1_l2(x,y)",
         "none_required": "null",
         "greater_than_equal": f"at least {bounds.get('ge', 0):g}",
         "greater_than": f"more than {bounds.get('gt', 0):g}",
@@ -194,11 +200,11 @@ KEYS: dict[str, Key] = {
     "save_best_only": Key(bool, "FuxiCTR"),
     "reduce_lr_on_plateau": Key(bool, "FuxiCTR"),
     "task": Key(Literal["binary_classification"], "FuxiCTR"),
-    "loss": Key(str, "FuxiCTR", required=True),
+    "loss": Key(Literal["binary_crossentropy", "binary_cross_entropy", "bce"], "FuxiCTR", required=True),
     "optimizer": Key(str, "FuxiCTR", required=True),
     "learning_rate": Key(NonNegativeNumber, "model"),
-    "embedding_regularizer": Key(NonNegativeNumber | str | None, "FuxiCTR"),
-    "net_regularizer": Key(NonNegativeNumber | str | None, "FuxiCTR"),
+    "embedding_regularizer": Key(Regularizer, "FuxiCTR"),
+    "net_regularizer": Key(Regularizer, "FuxiCTR"),
     "max_gradient_norm": Key(PositiveNumber, "fit"),
     "epochs": Key(Positive, "fit", required=True),
     "batch_size": Key(Positive, "loader", required=True),

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.compute as pc
+import torch
 
 from fuxictr_mm.config.experiment import GROUP_METRICS, Experiment
+from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.models.base import MultimodalRankModel
@@ -29,6 +31,7 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
     """
     seen: dict[tuple[str, str], set[float]] = {}
     for experiment in experiments:
+        _check_optimizer(experiment)
         _check_columns(experiment)
         if not experiment.get("valid_data"):
             raise ConfigError(
@@ -81,6 +84,13 @@ def _check_evaluations(experiment: Experiment) -> None:
             f"eval_steps={every} is more than the {steps} steps of this training ({experiment['epochs']} epochs of "
             f"{per_epoch} batches): nothing would be evaluated or saved; make it smaller."
         )
+
+
+def _check_optimizer(experiment: Experiment) -> None:
+    name = experiment["optimizer"]
+    found = {kind for kind, value in vars(torch.optim).items() if isinstance(value, type)} - {"Optimizer"}
+    if name not in found and name.lower() != "adam":  # FuxiCTR knows that one in any case
+        raise ConfigError(f"optimizer: {name!r} is none of torch.optim's; {nearest(name, found)}.")
 
 
 def _check_columns(experiment: Experiment) -> None:

@@ -142,6 +142,13 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("shuffle", "yes", "found 'yes'; True or False is expected"),
     ("metrics", "AUC", "found 'AUC'; a list is expected"),
     ("metrics", [], "a list of at least 1"),
+    (
+        "embedding_regularizer",
+        "1e-6",
+        "YAML reads 1e-6 as text; write it with a point, e.g. 1.0e-3",
+    ),
+    ("net_regularizer", "l3(0.1)", "found 'l3(0.1)'; a number or l1(x), l2(x) or l1_l2(x,y) is expected"),
+    ("loss", "mse", "found 'mse'; one of 'binary_crossentropy', 'binary_cross_entropy' or 'bce' is expected"),
     ("eval_steps", 0, "found 0; at least 1 is expected"),
     ("seed", -1, "found -1; at least 0 is expected"),
     ("data_format", "csv", "found 'csv'; one of 'parquet' is expected"),

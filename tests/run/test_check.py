@@ -47,6 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"test_data": "gone.parquet"}, "gone.parquet: file not found"),
         ({"rebuild_dataset": True}, "rebuild_dataset: True (FuxiCTR's default) would rewrite the data files"),
         ({"attention": "self"}, "attention"),
+        ({"optimizer": "foo"}, "optimizer: 'foo' is none of torch.optim's; "),
     ],
 )
 def test_a_refused_run_leaves_the_trained_one_as_it_was(
