@@ -64,7 +64,7 @@ for version in "${versions[@]}"; do
     else
         libraries="$(versions_of "$place/venv")"
         SECONDS=0
-        (cd "$place/tree" && ../venv/bin/python -m pytest -rs >"$place/suite.log" 2>&1) || failed=1
+        (cd "$place/tree" && ../venv/bin/python -m pytest -n 2 --dist loadfile -rs >"$place/suite.log" 2>&1) || failed=1
         suite_s=$SECONDS
         grep -E '^(FAILED|ERROR|SKIPPED)' "$place/suite.log"
         suite="$(tail -1 "$place/suite.log" | sed -E 's/ in [0-9.]+s.*//; s/, [0-9]+ warnings?//; s/=+ ?//g')"
