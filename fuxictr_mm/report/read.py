@@ -17,7 +17,7 @@ NAN = float("nan")
 SEED_COLUMNS = ("expid", "dataset_id", "seed", "split")  # of run_seeds.py; its metrics follow
 NOT_METRICS = (*SEED_COLUMNS, "parameters", "seconds")
 SEED_NAME = re.compile(r"_seed\d+$")
-NO_RESULTS = (".params.json", ".feature_map.json")  # lie beside a checkpoint with its result
+NO_RESULTS = (".params.json", ".feature_map.json", "README.md")  # beside a checkpoint, or beside tables
 
 
 def read_folder(folder: Path) -> tuple[list[Block], list[str]]:
