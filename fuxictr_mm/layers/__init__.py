@@ -2,7 +2,7 @@
 
 from fuxictr_mm.layers.alignment import GatedAlignment, MLPAlignment
 from fuxictr_mm.layers.attention import BiasedDotProductAttention
-from fuxictr_mm.layers.cross import LowRankCrossNet, SlotCrossNet
+from fuxictr_mm.layers.cross import LowRankCrossNet
 from fuxictr_mm.layers.excitation import FieldExcitation
 from fuxictr_mm.layers.history import HistoryEncoder
 from fuxictr_mm.layers.similarity import HistorySimilarity, cosines, unit_rows
@@ -16,7 +16,6 @@ __all__ = [
     "HistorySimilarity",
     "LowRankCrossNet",
     "MLPAlignment",
-    "SlotCrossNet",
     "Slots",
     "cosines",
     "unit_rows",

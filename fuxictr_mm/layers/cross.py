@@ -1,28 +1,11 @@
-"""Cross networks of DCN-V2 that can skip absent slots: the host's full-rank one, and the low-rank one."""
-
-from typing import Any
+"""The low-rank cross network of DCN-V2; the full-rank one is the host's ``CrossNetV2``."""
 
 import torch
-from fuxictr.pytorch.layers import CrossNetV2
 from torch import nn
 
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers.slots import SortedRows
 
-__all__ = ["LowRankCrossNet", "SlotCrossNet"]
-
-
-class SlotCrossNet(CrossNetV2):
-    """The host's ``CrossNetV2``: ``x_{l+1} = x_0 * (W_l x_l + b_l) + x_l``, DCN-V2 (arXiv 2008.13535), equation 1."""
-
-    def forward(self, X_0: torch.Tensor, rows: SortedRows | None = None) -> torch.Tensor:
-        """(B, D) -> (B, D). Where x_0 is zero every x_l is, so with ``rows`` absent slots are skipped."""
-        if rows is None:
-            return super().forward(X_0)
-        X_i = X_0
-        for layer in self.cross_layers:
-            X_i = torch.addcmul(X_i, X_0, rows.linear(X_i, layer, inputs=True, outputs=True))
-        return X_i
+__all__ = ["LowRankCrossNet"]
 
 
 class LowRankCrossNet(nn.Module):
@@ -46,14 +29,9 @@ class LowRankCrossNet(nn.Module):
             nn.Sequential(nn.Linear(input_dim, rank, bias=False), nn.Linear(rank, input_dim)) for _ in range(num_layers)
         )
 
-    def forward(self, x_0: torch.Tensor, rows: SortedRows | None = None) -> torch.Tensor:
-        """(B, D) -> (B, D); ``rows`` as in :class:`SlotCrossNet`."""
+    def forward(self, x_0: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, D)."""
         x_l = x_0
-        layer: Any
         for layer in self.cross_layers:
-            if rows is None:
-                y = layer(x_l)
-            else:
-                y = rows.linear(rows.linear(x_l, layer[0], inputs=True), layer[1], outputs=True)
-            x_l = x_0 * y + x_l
+            x_l = x_0 * layer(x_l) + x_l
         return x_l

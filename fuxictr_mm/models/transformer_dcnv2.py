@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fuxictr.pytorch.layers import MLP_Block
-from torch import nn
+from fuxictr.pytorch.layers import CrossNetV2, MLP_Block
 
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet, SlotCrossNet, Slots
+from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet, Slots
 from fuxictr_mm.models.base import MultimodalRankModel
 
 __all__ = ["Transformer_DCNv2"]
@@ -82,9 +81,9 @@ class Transformer_DCNv2(MultimodalRankModel):
         self.slots = Slots(f_dim, first=before, slot_width=self.transformer_encoder.token_dim, count=first_k_cols)
         if cross not in CROSSES:
             raise ConfigError(f"cross={cross!r} must be one of {list(CROSSES)}.")
-        self.crossnet: SlotCrossNet | LowRankCrossNet | None = None
+        self.crossnet: CrossNetV2 | LowRankCrossNet | None = None
         if cross == "full":
-            self.crossnet = SlotCrossNet(f_dim, dcn_cross_layers)
+            self.crossnet = CrossNetV2(f_dim, dcn_cross_layers)
         elif cross == "low_rank":
             self.crossnet = LowRankCrossNet(f_dim, dcn_cross_layers, cross_rank or max(1, f_dim // 4))
         self.parallel_dnn = MLP_Block(
@@ -113,14 +112,6 @@ class Transformer_DCNv2(MultimodalRankModel):
     ) -> torch.Tensor:
         user = self.transformer_encoder(target_BD, history_BLD, is_real_BL, bias_BL)
         f = torch.cat([context_BC, target_BD, user], dim=-1)
-        rows = self.slots.sort(f, self.transformer_encoder.present_slots(is_real_BL))
-        if rows is None:
-            deep = self.parallel_dnn(f)
-            crossed = None if self.crossnet is None else self.crossnet(f)
-        else:
-            first, *others = self.parallel_dnn.mlp
-            f = f[rows.order_B]
-            # Back in the batch's order before dropout, which draws row by row.
-            deep = nn.Sequential(*others)(rows.linear(f, first, inputs=True)[rows.inverse_B])
-            crossed = None if self.crossnet is None else self.crossnet(f, rows)[rows.inverse_B]
+        present_B = self.transformer_encoder.present_slots(is_real_BL)
+        crossed, deep = self.slots(f, present_B, self.crossnet, self.parallel_dnn.mlp)
         return self.head(self.mlp, deep if crossed is None else torch.cat([crossed, deep], dim=-1))

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from fuxictr_mm.config.experiment import identity
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.files import remove_leftovers
-from fuxictr_mm.layers import Slots
 from fuxictr_mm.training.checkpoint import check_shapes, load_weights, read_file, write_file, write_weights
 from fuxictr_mm.training.replay import remaining_batches, rng_state, set_rng_state
 from fuxictr_mm.training.signals import SignalInEvaluationError, Signals, UntilHeard
@@ -193,9 +192,6 @@ class ResumableModel(EfficientModel):
         """One batch. Returns the undivided loss, so that the log does not depend on ``accumulation_steps``."""
         position = self._batch_index % self.accumulation_steps
         if position == 0:
-            for module in self.modules():
-                if isinstance(module, Slots):
-                    module.recycle_gradients()
             self.optimizer.zero_grad()
         loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
         # The last group of an epoch may be short: it is divided by its own size and stepped, not carried over.

@@ -1,5 +1,6 @@
 """What is done faster gives what the host gives; what is done cheaper gives nearly that."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from fuxictr.pytorch.models import BaseModel
 from torch import nn
 
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers import slots
 from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel, Transformer_DCNv2
 from tests.synthetic import MODEL_KWARGS, tiny_challenge_batch, tiny_feature_map
 
@@ -110,30 +110,28 @@ def test_gradients_are_clipped_as_torch_clips_them(max_norm: float, tmp_path: Pa
 
 @pytest.mark.parametrize("cross", ["full", "low_rank", "none"])
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_skipping_absent_slots_takes_the_same_steps(
-    accumulation_steps: int, cross: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_skipping_absent_slots_takes_the_same_steps(accumulation_steps: int, cross: str, tmp_path: Path) -> None:
     """The whole model, trained: with slots skipped, and dense."""
-    losses = {}
-    for name, min_width in (("dense", 10**6), ("slots", 0)):
-        monkeypatch.setattr(slots, "MIN_WIDTH", min_width)
+    losses: dict[float, list[float]] = {}
+    for min_width in (math.inf, 0):
         model = transformer(tmp_path, accumulation_steps=accumulation_steps, cross=cross)
+        model.slots.min_width = min_width
         model._steps_per_epoch = 6
-        losses[name] = []
+        losses[min_width] = []
         for index, batch in enumerate(batches(model, 6)):
             model._batch_index = index
-            losses[name].append(float(model.train_step(batch)))
+            losses[min_width].append(float(model.train_step(batch)))
         model.eval()
-        losses[name] += model.predict(batches(model)).tolist()
-    assert losses["slots"] == pytest.approx(losses["dense"], rel=1e-5, abs=1e-6)
-    assert len(set(losses["dense"])) > 10
+        losses[min_width] += model.predict(batches(model)).tolist()
+    assert losses[0] == pytest.approx(losses[math.inf], rel=1e-5, abs=1e-6)
+    assert len(set(losses[math.inf])) > 10
 
 
-def test_the_published_mask_has_no_absent_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_mask_has_no_absent_slots(tmp_path: Path) -> None:
     answers = []
-    for min_width in (10**6, 0):
-        monkeypatch.setattr(slots, "MIN_WIDTH", min_width)
+    for min_width in (math.inf, 0):
         model = transformer(tmp_path, padding_mask="as_published")
+        model.slots.min_width = min_width
         answers.append(model.predict(batches(model)))
     assert np.array_equal(*answers)
 
