@@ -30,7 +30,7 @@ from fuxictr_mm.models.registry import register
 from fuxictr_mm.run import Experiment, finished_result, run_experiment
 from fuxictr_mm.run.provenance import current_commit, machine
 from fuxictr_mm.training.checkpoint import read_file, read_weights
-from fuxictr_mm.training.loop import state_file
+from fuxictr_mm.training.progress import state_file
 
 HERE = Path(__file__).resolve().parents[1]
 ENDED = "had ended"
@@ -109,7 +109,9 @@ class Trial:
             read_weights(self.checkpoint)
         if state_file(self.checkpoint).is_file():
             state = read_file(state_file(self.checkpoint))
-            where = "training over" if state.get("finished") else f"epoch {state['epoch'] + 1}, {state['batches_done']}"
+            where = (
+                "training over" if state.get("finished") else f"epoch {state['epoch'] + 1}, {state['batch_index'] + 1}"
+            )
         return where + (", half a file beside it" if leftovers else "")
 
     def differences(self, reference: "Trial") -> list[str]:

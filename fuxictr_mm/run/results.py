@@ -18,7 +18,7 @@ from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import KEYS
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.files import atomic_write, remove_leftovers
-from fuxictr_mm.training.loop import state_file
+from fuxictr_mm.training.progress import state_file
 
 __all__ = ["Result", "append_csv", "begin", "finish", "finished_result", "saved_params"]
 

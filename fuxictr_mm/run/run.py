@@ -26,7 +26,7 @@ from fuxictr_mm.run.log import RunLog
 from fuxictr_mm.run.provenance import current_commit
 from fuxictr_mm.run.results import Result, append_csv, begin, finish, finished_result
 from fuxictr_mm.training.checkpoint import load_weights
-from fuxictr_mm.training.loop import state_file
+from fuxictr_mm.training.progress import state_file
 
 __all__ = ["build_features", "read_feature_map", "resolve_experiment", "run_experiment", "warn_without_gpu"]
 

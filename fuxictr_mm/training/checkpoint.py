@@ -1,8 +1,8 @@
-"""Weights on disk: FuxiCTR's ``.model`` files and safetensors; what is damaged, foreign or misshapen is refused.
+"""Weights on disk, FuxiCTR's ``.model`` files and safetensors: damaged, foreign or misshapen ones are refused.
 
-A file that ``torch.save`` writes is a zip archive with a CRC-32 of every tensor, which ``torch.load`` does not look at:
-a flipped bit becomes a wrong weight in silence. Here the sums are checked before anything is read, and nothing but
-tensors and plain values is ever unpickled.
+A file that ``torch.save`` writes is a zip archive with a CRC-32 of every tensor. ``torch.load`` does not check it, so a
+flipped bit becomes a wrong weight in silence. Here the sums are checked first, and only tensors and plain values are
+unpickled.
 """
 
 import pickle
@@ -69,14 +69,14 @@ def read_file(path: str | Path) -> Any:
                 if damaged := archive.testzip():
                     raise DataError(f"{path}: damaged (the checksum of {damaged!r} does not fit); use another copy.")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except pickle.UnpicklingError as err:
         raise DataError(
             f"{path}: no checkpoint of tensors alone ({str(err).split(chr(10))[0]}); it is not opened, because "
             "unpickling other things can run code. Save a state dict with torch.save(model.state_dict(), ...)."
         ) from err
     except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as err:
-        if isinstance(err, DataError):
-            raise
         raise DataError(
             f"{path}: not a whole checkpoint ({path.stat().st_size:,} bytes; {str(err)[:120].split(chr(10))[0]}); use "
             "another copy."

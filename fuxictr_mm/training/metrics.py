@@ -1,14 +1,14 @@
-"""Group AUC without a process pool.
+"""FuxiCTR's metrics, with group AUC from one sort of all rows.
 
-The host computes gAUC by handing every group to a ``multiprocessing.Pool`` made for that one call, which forks a
-process full of torch threads and sends each group on its own. The ranks of all groups come out of one sort as well.
+FuxiCTR hands every group to a ``multiprocessing.Pool`` made for that one call, which forks a process full of torch
+threads.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 from fuxictr import metrics as host_metrics
+from sklearn.metrics import log_loss
 
 from fuxictr_mm.errors import ConfigError
 
@@ -45,7 +45,7 @@ def group_auc(y_true: np.ndarray, y_pred: np.ndarray, group: np.ndarray) -> tupl
 
 def evaluate_metrics(
     y_true: np.ndarray, y_pred: np.ndarray, metrics: Sequence[str], group_id: np.ndarray | None = None
-) -> "OrderedDict[str, float]":
+) -> dict[str, float]:
     """The host's ``evaluate_metrics`` with the same names and values; gAUC and avgAUC in one process.
 
     A metric that a split cannot have is NaN and never a number that looks like a result: AUC of one class, group AUC
@@ -54,7 +54,7 @@ def evaluate_metrics(
     Raises:
         ConfigError: an unknown metric, or a group metric without ``group_id``.
     """
-    results: OrderedDict[str, float] = OrderedDict()
+    results: dict[str, float] = {}
     for metric in metrics:
         if metric in ("gAUC", "avgAUC"):
             if group_id is None:
@@ -65,7 +65,7 @@ def evaluate_metrics(
         elif metric == "AUC" and y_true.min() == y_true.max():
             results[metric] = float("nan")
         elif metric in ("logloss", "binary_crossentropy"):
-            results[metric] = float(host_metrics.log_loss(y_true, y_pred, labels=[0, 1]))
+            results[metric] = float(log_loss(y_true, y_pred, labels=[0, 1]))
         else:
             results.update(host_metrics.evaluate_metrics(y_true, y_pred, [metric], group_id))
     return results

@@ -1,7 +1,4 @@
-"""Finding a place of a training again: the global random generators, and the batches that are left of an epoch.
-
-Apart from the training loop because here alone is said which generators a step may draw from.
-"""
+"""Resuming inside an epoch: the global random generators that a step may draw from, and the batches that are left."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -9,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from fuxictr_mm.training.progress import Progress
 
 __all__ = ["remaining_batches", "rng_state", "set_rng_state"]
 
@@ -36,22 +35,21 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
 
 
-def remaining_batches(loader: Any, state: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the batches of the epoch of a saved training state, from its place on.
+def remaining_batches(loader: Any, progress: Progress) -> Iterator[Any]:
+    """Yield the batches of an epoch that are left.
 
     Args:
         loader: has ``iterate(start)`` and ``epoch``; or its order follows from the global generators.
-        state: ``batches_done``, ``loader_epoch`` and ``rng_at_epoch``.
+        progress: names the epoch and how many of its batches are done.
     """
-    done = state["batches_done"]
     if hasattr(loader, "iterate"):
-        loader.epoch = state["loader_epoch"]
-        yield from loader.iterate(done)
+        loader.epoch = progress.loader_epoch
+        yield from loader.iterate(progress.batches_done)
         return
     now = rng_state()
-    set_rng_state(state["rng_at_epoch"])
+    set_rng_state(progress.rng_at_epoch)
     batches = iter(loader)
-    for _ in range(done):
+    for _ in range(progress.batches_done):
         next(batches)
     set_rng_state(now)
     yield from batches

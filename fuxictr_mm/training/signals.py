@@ -1,7 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: they wait for a moment at which its state can be saved.
-
-Apart from the training loop because what a signal is allowed to interrupt is a question of its own.
-"""
+"""Ctrl-C and SIGTERM during a training: they wait for a moment at which its state can be saved."""
 
 import os
 import signal

@@ -1,15 +1,11 @@
-"""The host's model without what costs time and computes nothing: unfused optimizers, Python lists of predictions.
-
-Apart from the training loop because it is about one step or one evaluation, never about their order. Beside it stand
-the two opt-in ways of cheaper arithmetic, ``amp`` and ``torch_compile``.
-"""
+"""One training step and one evaluation of a host model, without what costs time and computes nothing."""
 
 import inspect
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,30 +14,49 @@ from fuxictr.pytorch.models import BaseModel
 from torch import nn
 from tqdm import tqdm
 
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.config.keys import Positive, check_arguments
 
 __all__ = ["EfficientModel"]
 
-AMPS = ("none", "bf16")
-
 
 class EfficientModel(BaseModel):
-    """A host model with a fused optimizer, and evaluations that collect tensors.
+    """A host model with a fused optimizer, gradient accumulation, and evaluations that collect tensors.
 
     Args:
+        accumulation_steps: batches whose gradients are added up before an optimizer step.
+        lr_schedule: ``"none"`` leaves the rate to the host, which divides it by ten at an evaluation without gain;
+            ``"linear"`` lets it fall to zero over all ``epochs`` instead.
         amp: ``"bf16"`` computes matrix products in bfloat16 (``torch.autocast``); weights, sums and the last layer stay
             float32. It pays only where the device multiplies bfloat16 itself.
         torch_compile: compile the network behind the embeddings with ``torch.compile``; the first steps are slow.
         kwargs: the host's ``BaseModel`` arguments.
 
     Raises:
-        ConfigError: ``amp`` has an unknown value.
+        ConfigError: an argument is none of its values.
     """
 
-    def __init__(self, feature_map: Any, *, amp: str = "none", torch_compile: bool = False, **kwargs: Any) -> None:
+    # The training loop sets these, as FuxiCTR's does the first two.
+    _max_gradient_norm: float
+    _steps_per_epoch: int
+    _last_step: int
+    _first_rates: list[float]
+
+    @check_arguments
+    def __init__(
+        self,
+        feature_map: Any,
+        *,
+        accumulation_steps: Positive = 1,
+        lr_schedule: Literal["none", "linear"] = "none",
+        amp: Literal["none", "bf16"] = "none",
+        torch_compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(feature_map, **kwargs)
-        if amp not in AMPS:
-            raise ConfigError(f"amp={amp!r} must be one of {list(AMPS)}.")
+        self.accumulation_steps = accumulation_steps
+        self.lr_schedule = lr_schedule
+        if lr_schedule == "linear":
+            self._reduce_lr_on_plateau = False
         self.amp = amp
         self.torch_compile = torch_compile
 
@@ -52,6 +67,24 @@ class EfficientModel(BaseModel):
         kind = type(self.optimizer)
         if "fused" in inspect.signature(kind).parameters:
             self.optimizer = kind(self.parameters(), lr=lr, fused=True)
+
+    def train_step(self, batch_data: Any) -> torch.Tensor:
+        """One batch. Returns the undivided loss, so that the log does not depend on ``accumulation_steps``."""
+        position = self._batch_index % self.accumulation_steps
+        if position == 0:
+            self.optimizer.zero_grad()
+        loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
+        # The last group of an epoch may be short: it is divided by its own size and stepped, not carried over.
+        group_start = self._batch_index - position
+        group_size = min(self.accumulation_steps, self._steps_per_epoch - group_start)
+        (loss / group_size).backward()
+        if position == group_size - 1:
+            self.clip_gradients(self._max_gradient_norm)
+            if self.lr_schedule == "linear":
+                for group, rate in zip(self.optimizer.param_groups, self._first_rates):
+                    group["lr"] = rate * (1 - (self._total_steps - 1) / self._last_step)
+            self.optimizer.step()
+        return loss.detach()
 
     def clip_gradients(self, max_norm: float) -> None:
         """``nn.utils.clip_grad_norm_``, which multiplies short gradients by 1: on a CPU that pass is left out."""
@@ -99,6 +132,7 @@ class EfficientModel(BaseModel):
             self.validation_metrics if metrics is None else metrics,
             _joined(groups) if groups else None,
         )
+        logs = {name: float(value) for name, value in logs.items()}  # numpy's could not be read from a training state
         logging.info("[Metrics] " + " - ".join(f"{name}: {value:.6f}" for name, value in logs.items()))
         return logs
 

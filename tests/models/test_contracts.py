@@ -315,7 +315,7 @@ def test_parameter_names_are_the_published_ones(tmp_path: Path) -> None:
         ("transformer", {"num_heads": 7}, r"num_heads=7 must divide the width of a history token, 26"),
         ("transformer", {"first_k_cols": 0, "concat_max_pool": False}, r"leaves nothing of the history"),
         ("transformer", {"alignment": "deep"}, r"alignment='deep' must be one of"),
-        ("transformer", {"lr_schedule": "cosine"}, r"lr_schedule='cosine' must be one of"),
+        ("transformer", {"lr_schedule": "cosine"}, r"key 'lr_schedule': found 'cosine'; one of"),
         ("din", {"attention": "self"}, r"attention='self' must be one of \['mhta', 'din'\]"),
         ("din", {"attention_dim": 7, "num_heads": 2}, r"num_heads=2 must divide attention_dim=7"),
     ],

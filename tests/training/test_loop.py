@@ -3,17 +3,19 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fuxictr.pytorch.models import BaseModel
 from torch.utils.data import DataLoader
 
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel
 from fuxictr_mm.training.checkpoint import read_file
-from fuxictr_mm.training.loop import state_file
+from fuxictr_mm.training.progress import Progress, state_file
 from tests.synthetic import MODEL_KWARGS, tiny_challenge_batch, tiny_feature_map
 
 STEPS = 6  # per epoch
@@ -336,3 +338,120 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
 def test_a_training_that_would_never_be_evaluated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"eval_steps=19 is more than the 18 steps .*3 epochs of 6 batches"):
         Run(tmp_path, eval_steps=19).go()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "sentence"),
+    [
+        ({"eval_steps": 19}, {}, "eval_steps=19 is more than the 18 steps"),
+        ({}, {"epochs": 0}, "key 'epochs': found 0; at least 1 is expected"),
+        ({}, {"epochs": "3"}, "key 'epochs': found '3'; a whole number is expected"),
+        ({}, {"max_gradient_norm": -1.0}, "key 'max_gradient_norm': found -1.0; more than 0"),
+        ({}, {"checkpoint_steps": 0}, "key 'checkpoint_steps': found 0; at least 1"),
+        ({}, {"validation_data": None}, "fit needs validation_data"),
+        ({}, {"resume": True, "epochs": 4}, "began with epochs = 3, now it is 4"),
+        ({"dnn_hidden_units": [9, 6]}, {"resume": True}, r"parameter 'dnn.mlp.0.weight' has shape \(8, "),
+    ],
+    ids=str,
+)
+def test_a_refused_training_touches_nothing(
+    options: dict[str, Any], changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    killed(tmp_path)
+    (tmp_path / "tiny" / ".tiny.state.abc.tmp").write_bytes(b"half a file")
+    before = content(tmp_path)
+    assert {"tiny/tiny.model", "tiny/tiny.state"} <= set(before)
+    run = Run(tmp_path, **options)
+    attributes = dict(vars(run.model))
+    with pytest.raises((ConfigError, DataError), match=sentence):
+        run.model.fit(run.train, **{"validation_data": run.valid, **run.fit, **changes})
+    assert content(tmp_path) == before
+    assert vars(run.model) == attributes
+    assert run.steps == 0
+
+
+def test_no_batch_to_train_on_is_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(DataError, match="the training data hold no batch"):
+        run.model.fit([], validation_data=run.valid, **run.fit)
+    assert content(tmp_path) == before
+
+
+def test_the_state_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    torch.save({**read_file(run.state), "format": "fuxictr_mm training state 2"}, run.state)
+    with pytest.raises(
+        DataError, match=r"tiny.state: no training state of this package \('fuxictr_mm training state 3"
+    ):
+        run.go(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"accumulation_steps": 0}, "key 'accumulation_steps': found 0; at least 1 is expected"),
+        ({"accumulation_steps": 2.5}, "key 'accumulation_steps': found 2.5; a whole number"),
+        ({"lr_schedule": "cosine"}, "key 'lr_schedule': found 'cosine'; one of 'none' or 'linear' is expected"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_refused(option: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Run(tmp_path, **option)
+
+
+def test_every_field_of_progress_is_saved_and_restored(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    state = read_file(run.state)
+    names = {field.name for field in fields(Progress)}
+    assert names <= set(state)
+    others = {name: object() for name in names}
+    assert vars(Progress().restored(others)) == others
+    restored = Progress().restored(state)
+    assert (restored.epoch, restored.batches_done, restored.total_steps) == (1, 2, 8)
+    assert restored.best_metric > 0 and restored.seconds > 0 and len(restored.curve) == 1
+
+
+def test_the_hosts_names_are_those_of_progress(tmp_path: Path) -> None:
+    """A model that keeps the host's own methods, or a script that reads what they write."""
+    model = Run(tmp_path).go().model
+    names = ("_epoch_index", "_batch_index", "_total_steps", "_stopping_steps", "_stop_training", "_best_metric")
+    assert [getattr(model, name) for name in names[:3]] == [2, STEPS - 1, 3 * STEPS]
+    for name, field in zip(names, ("epoch", "batch_index", "total_steps", "stopping_steps", "stop_training")):
+        setattr(model, name, 7)
+        assert getattr(model.progress, field) == getattr(model, name) == 7
+    model._best_metric = 0.25
+    BaseModel.checkpoint_and_earlystop(model, {"AUC": 0.75})
+    assert model.progress.best_metric == 0.75
+    assert model.progress.stopping_steps == 0
+
+
+def test_a_tracker_gets_each_entry_of_the_curve(tmp_path: Path) -> None:
+    run, seen = Run(tmp_path), []
+    run.model.on_evaluation.append(seen.append)
+    run.go()
+    assert seen == run.model.curve and len(seen) == 3
+    seen[0]["valid"].clear()  # a copy: what a tracker does with it does not change the curve
+    assert run.model.curve[0]["valid"]
+
+
+def test_a_failing_tracker_changes_nothing_and_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    alone = Run(tmp_path / "alone").go()
+    run, seen = Run(tmp_path / "tracked"), []
+
+    def offline(entry: dict[str, Any]) -> None:
+        torch.rand(1)  # draws from the generator that dropout draws from
+        raise ConnectionError("no network")
+
+    run.model.on_evaluation += [offline, seen.append]
+    run.go()
+    assert [entry["step"] for entry in seen] == [5, 10, 15]
+    assert_same(run, alone)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "offline" in warnings[0] and "failed at step 5: ConnectionError('no network')" in warnings[0]
