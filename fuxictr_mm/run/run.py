@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -73,7 +74,12 @@ def resolve_experiment(
     return experiment
 
 
-def run_experiment(experiment: Experiment, *, csv_file: Path | None = None) -> Result:
+def run_experiment(
+    experiment: Experiment,
+    *,
+    csv_file: Path | None = None,
+    on_evaluation: Sequence[Callable[[dict[str, Any]], None]] = (),
+) -> Result:
     """Build features, train, and evaluate the best weights on valid and test.
 
     With ``resume: True`` a run that has ended with these parameters on these data is not repeated, and one that was
@@ -83,6 +89,7 @@ def run_experiment(experiment: Experiment, *, csv_file: Path | None = None) -> R
     Args:
         experiment: from :func:`resolve_experiment`.
         csv_file: FuxiCTR's results file, one row appended.
+        on_evaluation: trackers; each is called with every entry of the training curve. Models of ours only.
 
     Raises:
         ConfigError, DataError: before any training.
@@ -95,13 +102,13 @@ def run_experiment(experiment: Experiment, *, csv_file: Path | None = None) -> R
                 append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
             print(f"{result.file.name}: this run has ended with the same parameters and data; it is not repeated")
             return result
-        result = _run(experiment)
+        result = _run(experiment, on_evaluation)
         if csv_file is not None:
             append_csv(csv_file, result)
         return result
 
 
-def _run(experiment: Experiment) -> Result:
+def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any]], None]]) -> Result:
     params: dict[str, Any] = {"gpu": -1, **experiment.params}
     fingerprint, commit = experiment.fingerprint(), current_commit()
     log = RunLog(experiment.file(".log"))
@@ -118,6 +125,8 @@ def _run(experiment: Experiment) -> Result:
     }
     model: Any = experiment.model_class(feature_map, **params)
     model.count_parameters()
+    if on_evaluation:
+        model.on_evaluation = list(on_evaluation)
     if params.get("weights"):
         load_weights(model, params["weights"])
     if not (params.get("resume") and state_file(model.checkpoint).is_file()):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.config.keys import Positive, PositiveNumber, check_arguments
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
-from fuxictr_mm.files import remove_leftovers
+from fuxictr_mm.files import only_one, remove_leftovers
 from fuxictr_mm.training.checkpoint import check_shapes, load_weights, write_weights
 from fuxictr_mm.training.progress import Progress, read_state, state_file, training_identity, write_state
 from fuxictr_mm.training.replay import remaining_batches, rng_state, set_rng_state
@@ -92,51 +92,53 @@ class ResumableModel(EfficientModel):
             kwargs: the experiment's other parameters: a state of other ones is refused.
 
         Raises:
-            ConfigError: an argument is out of its bounds; the state belongs to other parameters; or no evaluation
-                would ever take place. No file has been touched then, nor the model.
+            ConfigError: an argument is out of its bounds; the state belongs to other parameters; no evaluation would
+                ever take place; or another process trains to this checkpoint. Neither files nor model are touched then.
             DataError: there is no batch to train on; the state is damaged or belongs to other data (nothing has been
                 touched); or the monitored metric is not a number.
             TrainingInterrupted: a signal came; the state is saved.
         """
         self._check_lengths(data_generator, validation_data, epochs)
-        params = {**kwargs, "epochs": epochs, "max_gradient_norm": max_gradient_norm}
-        identity = training_identity(params, self.feature_map, data_generator)
-        state_path = state_file(self.checkpoint)
-        state = read_state(state_path, identity) if resume else None
-        is_over = state is not None and "finished" in state
-        if state is not None and not is_over:
-            check_shapes(state["model"], self, state_path)
+        lock = Path(self.checkpoint).with_suffix(".lock")
+        with only_one(lock, f"another training of {self.model_id}"):
+            params = {**kwargs, "epochs": epochs, "max_gradient_norm": max_gradient_norm}
+            identity = training_identity(params, self.feature_map, data_generator)
+            state_path = state_file(self.checkpoint)
+            state = read_state(state_path, identity) if resume else None
+            is_over = state is not None and "finished" in state
+            if state is not None and not is_over:
+                check_shapes(state["model"], self, state_path)
 
-        # Every check has passed: from here on the model and its files change.
-        self._max_gradient_norm = max_gradient_norm
-        self._steps_per_epoch = len(data_generator)
-        self._eval_steps: int = self._eval_steps or self._steps_per_epoch
-        self._last_step = epochs * self._steps_per_epoch
-        self._checkpoint_steps = checkpoint_steps
-        self._identity = identity
-        self._loader = data_generator
-        self._signals = Signals()
-        self.valid_gen = UntilHeard(validation_data, self._signals)
-        self._failed: set[int] = set()  # numbers of the functions in on_evaluation that have failed
-        self._first_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._clock = time.perf_counter()
-        self.progress = Progress(best_metric=math.inf if self._monitor_mode == "min" else -math.inf)
-        if state is not None:
-            self.progress = self.progress.restored(state)
-        for path in (Path(self.checkpoint), state_path):
-            remove_leftovers(path)
-        if is_over:
-            logging.info(f"Training had ended: {state_path}")
-        else:
-            logging.info(f"Start training: {self._steps_per_epoch} batches/epoch")
-            with self._signals.kept():
-                self._train(epochs, state)
-                self._write({"finished": True, "curve": self.curve})
-            if self._signals.heard is not None:
-                raise self._interruption()
-        logging.info("Training finished.")
-        logging.info(f"Load best model: {self.checkpoint}")
-        self.load_weights(self.checkpoint)
+            # Every check has passed: from here on the model and its files change.
+            self._max_gradient_norm = max_gradient_norm
+            self._steps_per_epoch = len(data_generator)
+            self._eval_steps: int = self._eval_steps or self._steps_per_epoch
+            self._last_step = epochs * self._steps_per_epoch
+            self._checkpoint_steps = checkpoint_steps
+            self._identity = identity
+            self._loader = data_generator
+            self._signals = Signals()
+            self.valid_gen = UntilHeard(validation_data, self._signals)
+            self._failed: set[int] = set()  # numbers of the functions in on_evaluation that have failed
+            self._first_rates = [group["lr"] for group in self.optimizer.param_groups]
+            self._clock = time.perf_counter()
+            self.progress = Progress(best_metric=math.inf if self._monitor_mode == "min" else -math.inf)
+            if state is not None:
+                self.progress = self.progress.restored(state)
+            for path in (Path(self.checkpoint), state_path):
+                remove_leftovers(path)
+            if is_over:
+                logging.info(f"Training had ended: {state_path}")
+            else:
+                logging.info(f"Start training: {self._steps_per_epoch} batches/epoch")
+                with self._signals.kept():
+                    self._train(epochs, state)
+                    self._write({"finished": True, "curve": self.curve})
+                if self._signals.heard is not None:
+                    raise self._interruption()
+            logging.info("Training finished.")
+            logging.info(f"Load best model: {self.checkpoint}")
+            self.load_weights(self.checkpoint)
 
     def _check_lengths(self, training_data: Any, validation_data: Any, epochs: int) -> None:
         steps_per_epoch = len(training_data)

@@ -99,6 +99,12 @@ def test_the_checkpoint_is_the_best_epoch_and_reloads(config: Path) -> None:
     )
 
 
+def test_a_tracker_hears_of_every_evaluation(config: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    result = run_experiment(load("din", config, epochs=2), on_evaluation=[heard.append])
+    assert heard == result.curve and len(heard) == 2
+
+
 def test_a_subset_of_features(config: Path) -> None:
     params = load("transformer", config, epochs=1, use_features=["likes_level", "item_id"])
     assert run_experiment(params).parameters < run_experiment(load("transformer", config, epochs=1)).parameters

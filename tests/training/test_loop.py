@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -273,7 +275,7 @@ def test_without_resume_training_starts_anew(tmp_path: Path) -> None:
     leftover.write_bytes(b"half a file")
     anew = Run(tmp_path).go()
     assert anew.steps == 3 * STEPS
-    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["tiny.model", "tiny.state"]
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["tiny.lock", "tiny.model", "tiny.state"]
 
 
 def killed(folder: Path, **options: Any) -> Run:
@@ -455,3 +457,18 @@ def test_a_failing_tracker_changes_nothing_and_is_named_once(tmp_path: Path, cap
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "offline" in warnings[0] and "failed at step 5: ConnectionError('no network')" in warnings[0]
+
+
+def test_a_script_cannot_train_to_the_checkpoint_of_a_living_training(tmp_path: Path) -> None:
+    """Also without the runner: both would write the same files, and load each other's best weights."""
+    run = Run(tmp_path)
+    lock = Path(run.model.checkpoint).with_suffix(".lock")
+    hold = (
+        "import sys; from fuxictr_mm.files import only_one\nwith only_one(sys.argv[1], ''): print(), sys.stdin.read()"
+    )
+    command = [sys.executable, "-u", "-c", hold, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"\n"
+        with pytest.raises(ConfigError, match=rf"another training of tiny is going on in process {other.pid};"):
+            run.go()
+    assert run.steps == 0 and not Path(run.model.checkpoint).exists()
