@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from fuxictr_mm.errors import ConfigError
 
 __all__ = [
+    "Activations",
     "KEYS",
     "Key",
     "NonNegative",
@@ -37,6 +38,7 @@ NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout rate, or a part of the items
 Widths = Annotated[Sequence[Positive], Field(min_length=1)]  # hidden units
+Activations = str | list[str]  # of all hidden layers, or of each
 
 # FuxiCTR's forms: a number for L2, or text.
 Regularizer = (

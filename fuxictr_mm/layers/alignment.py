@@ -1,9 +1,11 @@
 """Maps from a stored multimodal vector to a field of the model; the host's default is a bare ``nn.Linear``."""
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from torch import nn
 
-__all__ = ["GatedAlignment", "MLPAlignment"]
+__all__ = ["ALIGNMENTS", "Alignment", "GatedAlignment", "MLPAlignment"]
 
 
 class MLPAlignment(nn.Module):
@@ -44,3 +46,11 @@ class GatedAlignment(nn.Module):
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """(..., in_dim) -> (..., out_dim)."""
         return torch.sigmoid(self.gate(vectors)) * self.value(vectors)
+
+
+# A new alignment is a class ``(in_dim, out_dim)`` and an entry here, whose name is its word in a config.
+ALIGNMENTS: dict[str, type[nn.Module]] = {"mlp": MLPAlignment, "gated": GatedAlignment}
+if TYPE_CHECKING:
+    Alignment = str
+else:
+    Alignment = Literal[("none", "linear", *ALIGNMENTS)]

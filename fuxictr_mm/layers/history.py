@@ -1,11 +1,19 @@
 """The history side of Transformer_DCNv2: tokens -> Transformer -> last outputs and their maximum."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
 import torch
 from torch import nn
 
+from fuxictr_mm.config.keys import NonNegative, Positive, Share, check_arguments
 from fuxictr_mm.errors import ConfigError
 
-__all__ = ["HistoryEncoder"]
+__all__ = ["HistoryEncoder", "PaddingMask", "Position"]
+
+Position = Literal["none", "learned"]
+PaddingMask = Literal["correct", "as_published"]
 
 # On a CPU, rows of similar length are encoded this many at a time: less padding, and tensors that stay in cache.
 CPU_ROWS = 32
@@ -31,24 +39,25 @@ class HistoryEncoder(nn.Module):
             zeroes the real items instead. Only for reproducing published scores.
 
     Raises:
-        ConfigError: ``num_heads`` does not divide the token width, or a switch has an unknown value.
+        ConfigError: ``num_heads`` does not divide the token width, or an argument has a wrong value.
     """
 
+    @check_arguments
     def __init__(
         self,
         item_dim: int,
-        max_len: int,
+        max_len: Positive,
         *,
         target_concat: bool = True,
         use_transformer: bool = True,
-        transformer_layers: int = 2,
-        num_heads: int = 1,
-        dim_feedforward: int = 256,
-        transformer_dropout: float = 0.2,
-        first_k_cols: int = 16,
+        transformer_layers: Positive = 2,
+        num_heads: Positive = 1,
+        dim_feedforward: Positive = 256,
+        transformer_dropout: Share = 0.2,
+        first_k_cols: NonNegative = 16,
         concat_max_pool: bool = True,
-        position: str = "none",
-        padding_mask: str = "correct",
+        position: Position = "none",
+        padding_mask: PaddingMask = "correct",
     ) -> None:
         super().__init__()
         token_dim = item_dim * (2 if target_concat else 1)
@@ -60,10 +69,9 @@ class HistoryEncoder(nn.Module):
         self.target_concat = target_concat
         self.first_k_cols = first_k_cols
         self.concat_max_pool = concat_max_pool
-        self.ignores_padding = _one_of("padding_mask", padding_mask, ("correct", "as_published")) == "correct"
+        self.ignores_padding = padding_mask == "correct"
         self.out_dim = (first_k_cols + int(concat_max_pool)) * token_dim
-        learned = _one_of("position", position, ("none", "learned")) == "learned"
-        self.position = nn.Parameter(torch.empty(max_len, token_dim)) if learned else None
+        self.position = nn.Parameter(torch.empty(max_len, token_dim)) if position == "learned" else None
         self.transformer_encoder: nn.TransformerEncoder | None = None
         if use_transformer:
             layer = nn.TransformerEncoderLayer(
@@ -153,6 +161,26 @@ class HistoryEncoder(nn.Module):
             tokens = tokens + self.position[:length].flip(0)  # row 0 belongs to the latest item
         return tokens
 
+    @contextmanager
+    def giving_weights(self) -> Iterator[list[nn.Module]]:
+        """During the block each attention layer gives ``(output, weights (B, H, L, L))``, for the rows as they are.
+
+        Yields:
+            the attention layers; none without a Transformer.
+        """
+        encoded = [] if self.transformer_encoder is None else self.transformer_encoder.layers
+        layers: list[Any] = [layer.self_attn for layer in encoded]
+        with ExitStack() as stack:
+            # On a CPU, forward sorts rows by length and encodes them in parts.
+            self.forward = self.encode  # type: ignore[method-assign]
+            stack.callback(delattr, self, "forward")
+            # torch's fast path calls no self_attn, or no hooks of it, depending on torch's version.
+            stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            for layer in layers:
+                stack.enter_context(layer.register_forward_pre_hook(_ask_for_weights, with_kwargs=True))
+            yield layers
+
     def ignored_positions(self, is_real_BL: torch.Tensor) -> torch.Tensor:
         """Return (B, L) bool, True where attention and pooling must not look; the last position of a full row stays."""
         ignored_BL = ~is_real_BL if self.ignores_padding else is_real_BL
@@ -167,7 +195,5 @@ def _reach(is_real_BL: torch.Tensor) -> torch.Tensor:
     return torch.where(is_real_BL.any(dim=1), is_real_BL.shape[1] - first_real_B, 1)
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ConfigError(f"{name}={value!r} must be one of {list(allowed)}.")
-    return value
+def _ask_for_weights(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "need_weights": True, "average_attn_weights": False}

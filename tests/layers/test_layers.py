@@ -8,6 +8,8 @@ from torch import nn
 
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import FieldExcitation, GatedAlignment, HistoryEncoder, LowRankCrossNet, MLPAlignment
+from fuxictr_mm.layers.activations import checked_activations
+from fuxictr_mm.layers.fusion import FUSIONS
 from fuxictr_mm.layers.history import CPU_ROWS
 
 
@@ -62,6 +64,42 @@ def test_field_excitation_against_a_loop(activation: str) -> None:
 
 def test_field_excitation_of_one_field() -> None:
     assert FieldExcitation((4,))(torch.randn(2, 4)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_fusion_states_its_width(name: str) -> None:
+    layer = FUSIONS[name]((2, 1, 3))
+    assert layer(torch.randn(4, 6)).shape == (4, layer.out_dim)
+
+
+@pytest.mark.parametrize("given", ["relu", "Dice", "PReLU", "GELU", ["Tanh", "dice"]])
+def test_activations_that_the_host_can_build(given: str | list[str]) -> None:
+    from fuxictr.pytorch.layers import MLP_Block
+
+    assert checked_activations("key", given, (4, 3)) == given
+    assert MLP_Block(5, [4, 3], given)(torch.randn(2, 5)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("Rellu", "key 'x': found 'Rellu'; the name of an activation is expected"),
+        ("Linear", "found 'Linear'"),
+        (["ReLU", "Rellu"], "found 'Rellu'"),
+        (["ReLU"], "key 'x': found 1 activations for 2 hidden layers; give one for each"),
+    ],
+    ids=str,
+)
+def test_activations_that_it_cannot(given: str | list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        checked_activations("x", given, (4, 3))
+
+
+def test_a_history_encoder_checks_its_arguments() -> None:
+    with pytest.raises(ConfigError, match="key 'position': found 'sinus'; one of 'none' or 'learned' is expected"):
+        HistoryEncoder(2, max_len=3, position="sinus")
+    with pytest.raises(ConfigError, match="key 'transformer_layers': found 0; at least 1 is expected"):
+        HistoryEncoder(2, max_len=3, transformer_layers=0)
 
 
 def test_alignments_against_a_loop() -> None:

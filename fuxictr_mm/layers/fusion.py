@@ -1,11 +1,17 @@
-"""Squeeze-and-excitation over fields of different widths."""
+"""Fusions: what is done to the fields of a row before a network reads them side by side.
+
+A new fusion is a class here whose constructor takes the widths of the fields, with an ``out_dim``, and an entry in
+:data:`FUSIONS`, whose name is its word in a config: ``fusion: se``.
+"""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from fuxictr.pytorch.layers import SqueezeExcitation
+from torch import nn
 
-__all__ = ["FieldExcitation"]
+__all__ = ["FUSIONS", "FieldExcitation", "Fusion"]
 
 
 class FieldExcitation(SqueezeExcitation):
@@ -33,3 +39,10 @@ class FieldExcitation(SqueezeExcitation):
         squeezed_BF = torch.stack([field.mean(dim=-1) for field in fields], dim=-1)
         scale_BF = self.excitation(squeezed_BF)
         return torch.cat([field * scale_BF[:, i : i + 1] for i, field in enumerate(fields)], dim=-1)
+
+
+FUSIONS: dict[str, type[nn.Module]] = {"se": FieldExcitation}
+if TYPE_CHECKING:
+    Fusion = str
+else:
+    Fusion = Literal[("none", *FUSIONS)]
