@@ -41,7 +41,6 @@ __all__ = [
 
 _MODULES = {
     "ConfigError": "errors",
-    "DIN_SE_MHTA": "models.din_se_mhta",
     "DataError": "errors",
     "MMCTRDataLoader": "data.loader",
     "ModalityPCA": "features.derive.pca",
@@ -50,18 +49,24 @@ _MODULES = {
     "MultimodalRankModel": "models.base",
     "Ranker": "serve.ranking",
     "TrainingInterrupted": "errors",
-    "Transformer_DCNv2": "models.transformer_dcnv2",
     "predict_file": "serve.prediction",
     "register": "models.registry",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name in _MODULES:
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    # The names of models begin with a capital letter; those of our own modules, asked for in the same way, do not.
+    elif not name[:1].isupper() or not (value := _models().get(name)):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _models() -> dict[str, Any]:
+    """Every model is public without being named here."""
+    return dict(import_module(f"{__name__}.models.registry").registered_models())
 
 
 def __dir__() -> list[str]:

@@ -1,18 +1,19 @@
 """DIN with squeeze-and-excitation and multi-head target attention (arXiv 2504.18961)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fuxictr.pytorch.layers import DIN_Attention, MLP_Block, MultiHeadTargetAttention
 
+from fuxictr_mm.config.keys import Activations, NonNegativeNumber, Positive, PositiveNumber, Share, Widths
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.layers import BiasedDotProductAttention, FieldExcitation
+from fuxictr_mm.layers import BiasedDotProductAttention
+from fuxictr_mm.layers.activations import checked_activations
+from fuxictr_mm.layers.fusion import FUSIONS, Fusion
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.models.history_attention import HistoryAttention, listen
 
 __all__ = ["DIN_SE_MHTA"]
-
-ATTENTIONS = ("mhta", "din")
 
 
 class DIN_SE_MHTA(MultimodalRankModel):
@@ -31,8 +32,10 @@ class DIN_SE_MHTA(MultimodalRankModel):
         interest_product: the products of target and attended history, element by element, are fields as well: what a
             matrix factorisation scores by, which an MLP learns slowly from the two side by side (Rendle et al. 2020,
             "Neural Collaborative Filtering vs. Matrix Factorization Revisited").
-        use_se: weigh the fields.
-        se_reduction_ratio, se_activation: see :class:`~fuxictr_mm.layers.FieldExcitation`.
+        fusion: what is done to the fields before the MLP, one of :data:`~fuxictr_mm.layers.fusion.FUSIONS`, or
+            ``"none"``; default ``"se"``.
+        use_se: the same switch for ``"se"`` and ``"none"`` alone.
+        se_reduction_ratio, se_activation: of ``fusion: se``, see :class:`~fuxictr_mm.layers.FieldExcitation`.
         kwargs: see :class:`~fuxictr_mm.models.base.MultimodalRankModel`.
     """
 
@@ -40,27 +43,26 @@ class DIN_SE_MHTA(MultimodalRankModel):
         self,
         feature_map: Any,
         model_id: str = "DIN_SE_MHTA",
-        dnn_hidden_units: Sequence[int] = (512, 256, 128),
-        dnn_activations: str = "ReLU",
-        attention: str = "mhta",
-        num_heads: int = 4,
-        attention_dim: int | None = None,
-        attention_dropout: float = 0.0,
-        attention_hidden_units: Sequence[int] = (64,),
-        attention_hidden_activations: str = "Dice",
+        dnn_hidden_units: Widths = (512, 256, 128),
+        dnn_activations: Activations = "ReLU",
+        attention: Literal["mhta", "din"] = "mhta",
+        num_heads: Positive = 4,
+        attention_dim: Positive | None = None,
+        attention_dropout: Share = 0.0,
+        attention_hidden_units: Widths = (64,),
+        attention_hidden_activations: Activations = "Dice",
         din_use_softmax: bool = False,
         interest_product: bool = False,
-        use_se: bool = True,
-        se_reduction_ratio: float = 3,
-        se_activation: str = "Sigmoid",
-        net_dropout: float = 0.2,
+        fusion: Fusion | None = None,
+        use_se: bool | None = None,
+        se_reduction_ratio: PositiveNumber = 3,
+        se_activation: Literal["Sigmoid", "ReLU"] = "Sigmoid",
+        net_dropout: Share = 0.2,
         batch_norm: bool = False,
-        learning_rate: float = 1e-3,
+        learning_rate: NonNegativeNumber = 1e-3,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        if attention not in ATTENTIONS:
-            raise ConfigError(f"attention={attention!r} must be one of {list(ATTENTIONS)}.")
         is_biased = self.similarity is not None and self.similarity.weight_M is not None
         if attention == "mhta":
             width = attention_dim or -(-self.item_dim // num_heads) * num_heads
@@ -75,18 +77,26 @@ class DIN_SE_MHTA(MultimodalRankModel):
             self.attention_layer = DIN_Attention(
                 self.item_dim,
                 attention_units=list(attention_hidden_units),
-                hidden_activations=attention_hidden_activations,
+                hidden_activations=checked_activations(
+                    "attention_hidden_activations", attention_hidden_activations, attention_hidden_units
+                ),
                 dropout_rate=attention_dropout,
                 use_softmax=din_use_softmax,
             )
         self.interest_product = interest_product
         field_dims = (3 if interest_product else 2) * tuple(self.item_field_dims.values())
-        self.field_excitation = FieldExcitation(field_dims, se_reduction_ratio, se_activation) if use_se else None
+        # Named after the first fusion there was, as in checkpoints that were trained with it.
+        self.field_excitation: Any = None
+        fused_dim = sum(field_dims)
+        if (name := _fusion(fusion, use_se)) != "none":
+            options: tuple[Any, ...] = (se_reduction_ratio, se_activation) if name == "se" else ()
+            self.field_excitation = FUSIONS[name](field_dims, *options)
+            fused_dim = self.field_excitation.out_dim
         self.dnn = MLP_Block(
-            input_dim=self.context_dim + sum(field_dims),
+            input_dim=self.context_dim + fused_dim,
             output_dim=1,
             hidden_units=list(dnn_hidden_units),
-            hidden_activations=dnn_activations,
+            hidden_activations=checked_activations("dnn_activations", dnn_activations, dnn_hidden_units),
             output_activation=self.output_activation,
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
@@ -111,3 +121,34 @@ class DIN_SE_MHTA(MultimodalRankModel):
         if self.field_excitation is not None:
             fields = self.field_excitation(fields)
         return self.head(self.dnn, torch.cat([context_BC, fields], dim=-1))
+
+    def attention_weights(self, inputs: Any) -> HistoryAttention:
+        """See :func:`~fuxictr_mm.models.history_attention.history_attention`; the one query is the target."""
+        layer = self.attention_layer
+        if isinstance(layer, DIN_Attention):
+            (scores,), is_real_BL, score_B = listen(self, inputs, [layer.attention_layer])
+            weights = _din_weights(scores, is_real_BL, layer.use_softmax)
+        else:
+            (weights,), is_real_BL, score_B = listen(self, inputs, [layer.dot_attention])
+        return HistoryAttention((weights,), is_real_BL.any(dim=1, keepdim=True), is_real_BL, score_B)
+
+
+def _fusion(fusion: str | None, use_se: bool | None) -> str:
+    """The one word that ``fusion`` and its older switch ``use_se`` say together."""
+    if use_se is None:
+        return fusion or "se"
+    wanted = "se" if use_se else "none"
+    if fusion not in (None, wanted):
+        raise ConfigError(f"fusion: {fusion} and use_se: {use_se} contradict each other; leave use_se out.")
+    return wanted
+
+
+def _din_weights(scores: torch.Tensor, is_real_BL: torch.Tensor, use_softmax: bool) -> torch.Tensor:
+    """(B L, 1) scores of DIN's MLP -> (B, 1, 1, L) shares; padding has none, as in the host's layer."""
+    scores_BL = scores.view(is_real_BL.shape)
+    if use_softmax:
+        weights_BL = scores_BL.masked_fill(~is_real_BL, -1e9).softmax(dim=1)
+    else:
+        absolute_BL = scores_BL.abs().masked_fill(~is_real_BL, 0.0)
+        weights_BL = absolute_BL / absolute_BL.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    return weights_BL[:, None, None]

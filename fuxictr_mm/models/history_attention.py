@@ -1,24 +1,31 @@
 """Does the history get looked at? The attention that a trained model pays to each history item.
 
-The weights are taken from torch's and the host's own layers by hooks while the model scores a batch, so no forward pass
-is written a second time. Apart from the models because nothing here is needed to train or to score.
+A model reads its weights from torch's and the host's own layers by hooks while it scores a batch, so no forward pass is
+written a second time.
 
 Axis letters: B = rows, H = heads, Q = queries, L = history length.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from fuxictr.pytorch.layers import DIN_Attention
+from torch import nn
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
+from fuxictr_mm.models.registry import registered_models
 
-__all__ = ["HistoryAttention", "attention_summary", "history_attention", "uniform_attention_warning"]
+__all__ = [
+    "Heard",
+    "HistoryAttention",
+    "attention_summary",
+    "history_attention",
+    "listen",
+    "uniform_attention_warning",
+]
 
 # An entropy this near to that of equal shares, relatively, is called uniform.
 NEARLY_UNIFORM = 0.01
@@ -56,8 +63,8 @@ class HistoryAttention:
     def entropy(self) -> tuple[torch.Tensor, ...]:
         """One (B, H) per layer, in nats: the entropy of each query's weights, averaged over the queries that count.
 
-        Of each query and not of :meth:`shares`: queries that look at one item each, all at different ones, leave equal
-        shares. n real items have an entropy of ln n exactly if every query weighs all of them alike.
+        Entropy is taken per query, then averaged: the mean of queries that each look at one item, all at different
+        ones, would be equal shares. n real items have an entropy of ln n exactly if every query weighs all alike.
         """
         return tuple(self._over_queries(torch.special.entr(weights).sum(dim=-1)) for weights in self.weights)
 
@@ -75,35 +82,64 @@ class HistoryAttention:
         return torch.einsum("bq,bhq...->bh...", self.is_query_BQ.double() / count_B1, values)
 
 
-def history_attention(model: Any, inputs: Any) -> HistoryAttention:
-    """Score a batch and keep the attention weights.
+class Heard(NamedTuple):
+    """What :func:`listen` found, in float64 on the CPU.
+
+    Attributes:
+        outputs: the first output of each layer, the second where a layer gives ``(output, weights)``.
+        is_real_BL, score_B: see :class:`HistoryAttention`.
+    """
+
+    outputs: list[torch.Tensor]
+    is_real_BL: torch.Tensor
+    score_B: torch.Tensor
+
+
+def listen(model: Any, inputs: Any, layers: Iterable[nn.Module]) -> Heard:
+    """Score a batch and keep what some layers of the model give; it is put into eval mode, otherwise left as it was.
 
     Args:
-        model: ``Transformer_DCNv2`` or ``DIN_SE_MHTA``; put into eval mode, otherwise left as it was.
-        inputs: what the model's ``forward`` takes, with or without labels.
-
-    Raises:
-        ConfigError: the model has no attention over the history.
+        model: a :class:`~fuxictr_mm.models.base.MultimodalRankModel`.
+        inputs: what its ``forward`` takes, with or without labels.
+        layers: each is called once while the batch is scored.
     """
-    if not isinstance(model, DIN_SE_MHTA | Transformer_DCNv2):
-        raise ConfigError(
-            f"model {type(model).__name__}: attention can be read from DIN_SE_MHTA and Transformer_DCNv2; explain an "
-            "experiment with one of them."
-        )
     batch = MultimodalBatch.from_inputs(inputs).to(model.device)
+    outputs: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) else output
+        outputs.append(weights.double().cpu())
+
     model.eval()
-    with torch.no_grad(), _listening(model) as seen:
+    with torch.no_grad(), ExitStack() as stack:
+        if (compiled := model.__dict__.pop("score", None)) is not None:  # a compiled graph calls no hooks
+            stack.callback(setattr, model, "score", compiled)
+        for layer in layers:
+            stack.enter_context(layer.register_forward_hook(keep))
         score = model.forward(batch)["y_pred"]
     is_real_BL = batch.is_real_BL.cpu()
     if not is_real_BL.shape[1]:  # the model puts one position of padding there
         is_real_BL = is_real_BL.new_zeros(len(is_real_BL), 1)
-    if isinstance(model, Transformer_DCNv2):
-        is_query_BQ = is_real_BL
-    else:
-        is_query_BQ = is_real_BL.any(dim=1, keepdim=True)
-        if isinstance(model.attention_layer, DIN_Attention):
-            seen = [_din_weights(seen[0], is_real_BL, model.attention_layer.use_softmax)]
-    return HistoryAttention(tuple(seen), is_query_BQ, is_real_BL, score.double().cpu().reshape(-1))
+    return Heard(outputs, is_real_BL, score.double().cpu().reshape(-1))
+
+
+def history_attention(model: Any, inputs: Any) -> HistoryAttention:
+    """Score a batch and keep the attention weights: what the model's ``attention_weights(inputs)`` returns.
+
+    Args:
+        model: of any class; put into eval mode, otherwise left as it was.
+        inputs: what the model's ``forward`` takes, with or without labels.
+
+    Raises:
+        ConfigError: the model has no attention over the history, or no such method.
+    """
+    if not hasattr(model, "attention_weights"):
+        able = " and ".join(name for name, kind in registered_models().items() if hasattr(kind, "attention_weights"))
+        raise ConfigError(
+            f"model {type(model).__name__}: attention can be read from {able}; explain an experiment with one of them."
+        )
+    answer: HistoryAttention = model.attention_weights(inputs)
+    return answer
 
 
 def attention_summary(model: Any, batches: Iterable[Any]) -> list[dict[str, Any]]:
@@ -179,58 +215,6 @@ def uniform_attention_warning(summary: Sequence[Mapping[str, Any]]) -> str | Non
 def _from_uniform(head: Mapping[str, Any]) -> float:
     """Relative distance of the entropy from that of equal shares."""
     return float(abs(head["entropy"] / head["entropy_uniform"] - 1))
-
-
-@contextmanager
-def _listening(model: DIN_SE_MHTA | Transformer_DCNv2) -> Iterator[list[torch.Tensor]]:
-    """Collect what the attention layers give during the block, in float64 on the CPU."""
-    seen: list[torch.Tensor] = []
-
-    def keep(values: torch.Tensor) -> None:
-        seen.append(values.double().cpu())
-
-    with ExitStack() as stack:
-        if (compiled := model.__dict__.pop("score", None)) is not None:  # a compiled graph calls no hooks
-            stack.callback(setattr, model, "score", compiled)
-        if isinstance(model, Transformer_DCNv2):
-            encoder = model.transformer_encoder
-            if encoder.transformer_encoder is None:
-                raise ConfigError(
-                    "use_transformer: False: this Transformer_DCNv2 has no attention over the history; explain an "
-                    "experiment that has it."
-                )
-            # The rows as they are: on a CPU, forward sorts them by length and encodes them in parts.
-            encoder.forward = encoder.encode  # type: ignore[method-assign]
-            stack.callback(delattr, encoder, "forward")
-            # torch's fast path calls no self_attn, or no hooks of it, depending on torch's version.
-            stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-            torch.backends.mha.set_fastpath_enabled(False)
-            for layer in encoder.transformer_encoder.layers:
-                attention: Any = layer.self_attn
-                stack.enter_context(attention.register_forward_pre_hook(_ask_for_weights, with_kwargs=True))
-                stack.enter_context(attention.register_forward_hook(lambda _, __, output: keep(output[1])))
-        elif isinstance(model.attention_layer, DIN_Attention):
-            scores = model.attention_layer.attention_layer
-            stack.enter_context(scores.register_forward_hook(lambda _, __, output: keep(output)))
-        else:
-            dot = model.attention_layer.dot_attention
-            stack.enter_context(dot.register_forward_hook(lambda _, __, output: keep(output[1])))
-        yield seen
-
-
-def _ask_for_weights(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "need_weights": True, "average_attn_weights": False}
-
-
-def _din_weights(scores: torch.Tensor, is_real_BL: torch.Tensor, use_softmax: bool) -> torch.Tensor:
-    """(B L, 1) scores of DIN's MLP -> (B, 1, 1, L) shares; padding has none, as in the host's layer."""
-    scores_BL = scores.view(is_real_BL.shape)
-    if use_softmax:
-        weights_BL = scores_BL.masked_fill(~is_real_BL, -1e9).softmax(dim=1)
-    else:
-        absolute_BL = scores_BL.abs().masked_fill(~is_real_BL, 0.0)
-        weights_BL = absolute_BL / absolute_BL.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    return weights_BL[:, None, None]
 
 
 def _with_targets_moved_on(batch: MultimodalBatch) -> tuple[MultimodalBatch, torch.Tensor]:

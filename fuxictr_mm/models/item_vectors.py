@@ -1,6 +1,6 @@
-"""The vectors of items as they are stored: which modalities stand in which column, left out at random, and compared.
+"""The vectors of items as they are stored: which modalities lie in which column, left out at random, and compared.
 
-Apart from the base of our models because nothing here is learned, and nothing is embedded.
+Nothing here is learned, and nothing is embedded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,12 +52,12 @@ class ItemVectors:
             width = spec.get("pretrain_dim", spec.get("embedding_dim"))
             if spec.get("source") == "item" and spec["type"] in ("embedding", "meta") and width:
                 self.blocks[name] = [(modality, size) for modality, size in spec.get("modalities", [(name, width)])]
-        if isinstance(compared, str) or any(name not in self.blocks for name in compared or ()):
+        if any(name not in self.blocks for name in compared):
             raise ConfigError(
                 f"similarity={compared!r} must be a list of item columns of 'type: embedding' or 'type: meta'; found "
                 f"{sorted(self.blocks)}."
             )
-        self.compared = list(compared or ())
+        self.compared = list(compared)
         self._clicks = {name: feature_map.features[name].get("click_vectors") for name in self.blocks}
         self.own_clicks = [name for name in self.compared if self._clicks[name] == "own"]
         folds = {feature_map.features[name].get("click_folds", 0) for name in self.compared}

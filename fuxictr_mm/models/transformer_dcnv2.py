@@ -1,18 +1,19 @@
 """Transformer + DCNv2, first place of the WWW 2025 multimodal CTR challenge (arXiv 2505.03543)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fuxictr.pytorch.layers import CrossNetV2, MLP_Block
 
+from fuxictr_mm.config.keys import Activations, NonNegative, NonNegativeNumber, Positive, Share, Widths
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet, Slots
+from fuxictr_mm.layers.activations import checked_activations
+from fuxictr_mm.layers.history import PaddingMask, Position
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.models.history_attention import HistoryAttention, listen
 
 __all__ = ["Transformer_DCNv2"]
-
-CROSSES = ("full", "low_rank", "none")
 
 
 class Transformer_DCNv2(MultimodalRankModel):
@@ -39,26 +40,26 @@ class Transformer_DCNv2(MultimodalRankModel):
         self,
         feature_map: Any,
         model_id: str = "Transformer_DCNv2",
-        hidden_activations: str = "ReLU",
-        dcn_cross_layers: int = 3,
-        dcn_hidden_units: Sequence[int] = (1024, 512, 256),
-        mlp_hidden_units: Sequence[int] = (64, 32),
-        num_heads: int = 1,
-        transformer_layers: int = 2,
-        transformer_dropout: float = 0.2,
-        dim_feedforward: int = 256,
-        first_k_cols: int = 16,
+        hidden_activations: Activations = "ReLU",
+        dcn_cross_layers: NonNegative = 3,
+        dcn_hidden_units: Widths = (1024, 512, 256),
+        mlp_hidden_units: Widths = (64, 32),
+        num_heads: Positive = 1,
+        transformer_layers: Positive = 2,
+        transformer_dropout: Share = 0.2,
+        dim_feedforward: Positive = 256,
+        first_k_cols: NonNegative = 16,
         concat_max_pool: bool = True,
         use_transformer: bool = True,
         target_concat: bool = True,
-        position: str = "none",
-        padding_mask: str = "correct",
-        cross: str = "full",
-        cross_rank: int | None = None,
-        net_dropout: float = 0.2,
+        position: Position = "none",
+        padding_mask: PaddingMask = "correct",
+        cross: Literal["full", "low_rank", "none"] = "full",
+        cross_rank: Positive | None = None,
+        net_dropout: Share = 0.2,
         batch_norm: bool = False,
-        learning_rate: float = 5e-4,
-        max_len: int = 100,
+        learning_rate: NonNegativeNumber = 5e-4,
+        max_len: Positive = 100,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_map, model_id=model_id, **kwargs)
@@ -79,8 +80,6 @@ class Transformer_DCNv2(MultimodalRankModel):
         before = self.context_dim + self.item_dim
         f_dim = before + self.transformer_encoder.out_dim
         self.slots = Slots(f_dim, first=before, slot_width=self.transformer_encoder.token_dim, count=first_k_cols)
-        if cross not in CROSSES:
-            raise ConfigError(f"cross={cross!r} must be one of {list(CROSSES)}.")
         self.crossnet: CrossNetV2 | LowRankCrossNet | None = None
         if cross == "full":
             self.crossnet = CrossNetV2(f_dim, dcn_cross_layers)
@@ -89,7 +88,7 @@ class Transformer_DCNv2(MultimodalRankModel):
         self.parallel_dnn = MLP_Block(
             input_dim=f_dim,
             hidden_units=list(dcn_hidden_units),
-            hidden_activations=hidden_activations,
+            hidden_activations=checked_activations("hidden_activations", hidden_activations, dcn_hidden_units),
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
@@ -97,7 +96,7 @@ class Transformer_DCNv2(MultimodalRankModel):
             input_dim=dcn_hidden_units[-1] + (f_dim if self.crossnet is not None else 0),
             output_dim=1,
             hidden_units=list(mlp_hidden_units),
-            hidden_activations=hidden_activations,
+            hidden_activations=checked_activations("hidden_activations", hidden_activations, mlp_hidden_units),
             output_activation=self.output_activation,
         )
         self.finish(kwargs["optimizer"], kwargs["loss"], learning_rate)
@@ -115,3 +114,18 @@ class Transformer_DCNv2(MultimodalRankModel):
         present_B = self.transformer_encoder.present_slots(is_real_BL)
         crossed, deep = self.slots(f, present_B, self.crossnet, self.parallel_dnn.mlp)
         return self.head(self.mlp, deep if crossed is None else torch.cat([crossed, deep], dim=-1))
+
+    def attention_weights(self, inputs: Any) -> HistoryAttention:
+        """See :func:`~fuxictr_mm.models.history_attention.history_attention`; the queries are the history itself.
+
+        Raises:
+            ConfigError: ``use_transformer: False``.
+        """
+        with self.transformer_encoder.giving_weights() as layers:
+            if not layers:
+                raise ConfigError(
+                    "use_transformer: False: this Transformer_DCNv2 has no attention over the history; explain an "
+                    "experiment that has it."
+                )
+            weights, is_real_BL, score_B = listen(self, inputs, layers)
+        return HistoryAttention(tuple(weights), is_real_BL, is_real_BL, score_B)

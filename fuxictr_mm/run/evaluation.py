@@ -132,7 +132,7 @@ def cold_warning(model: Any, evaluated: Mapping[str, Evaluation]) -> str | None:
         model: a model of ours; of any other, nothing is said.
         evaluated: split -> what was found there.
     """
-    if not isinstance(model, MultimodalRankModel) or not model.vectors.own_clicks or model.id_dropout:
+    if not isinstance(model, MultimodalRankModel) or not model.vectors.own_clicks or model.embedding_layer.id_dropout:
         return None
     rows = {split: one.by_frequency["cold"]["rows"] for split, one in evaluated.items() if "cold" in one.by_frequency}
     if not rows:
@@ -148,7 +148,7 @@ def norm_warning(model: Any, loader: MMCTRDataLoader) -> str | None:
     """One sentence if the network hardly sees a field of vectors any more, else ``None``; models of ours only."""
     if not isinstance(model, MultimodalRankModel):
         return None
-    norms = model.field_norms(next(iter(loader)))
+    norms = model.embedding_layer.field_norms(next(iter(loader)).to(model.device))
     strongest = max(norms, key=norms.__getitem__)
     for name, norm in norms.items():
         if model.feature_map.features[name]["type"] == "embedding" and norm < COLLAPSED * norms[strongest]:

@@ -67,25 +67,27 @@ class _Scorer(nn.Module):
 
 def input_columns(model: MultimodalRankModel) -> list[Column]:
     """Context columns, then item columns, each in the order of the feature map, then what is compared only."""
+    encoder = model.embedding_layer
+    fields = {**encoder.context_field_dims, **encoder.item_field_dims}
     columns = []
-    for axis, fields in (("B", model.context_field_dims), ("U", model.item_field_dims)):
-        for name, field_dim in fields.items():
-            spec = model.feature_map.features[name]
+    for axis, names in (("B", encoder.context_field_dims), ("U", encoder.item_columns)):
+        for name in names:
             if name in ("item_index", "is_real", "y_pred"):
                 raise ConfigError(f"column {name!r}: an exported network has a tensor of that name; rename the column.")
-            is_id = spec["type"] in ("categorical", "sequence")
-            width = None
-            if spec["type"] == "sequence":
-                width = spec["max_len"]
-            elif spec["type"] == "embedding":
-                width = spec.get("pretrain_dim", spec.get("embedding_dim", field_dim))
-            columns.append(Column(name, axis, width, spec["vocab_size"] if is_id else None))
-    if model.trained_vectors and model.item_col not in model.item_field_dims:
-        rows = model.feature_map.features[model.trained_vectors[0]]["vocab_size"]
-        columns.append(Column(model.item_col, "U", None, rows))
-    for name in model.vectors.compared:
-        if name not in model.item_field_dims:
-            columns.append(Column(name, "U", sum(width for _, width in model.vectors.blocks[name]), None))
+            width = vocab_size = None
+            if name in fields:
+                spec = model.feature_map.features[name]
+                if spec["type"] in ("categorical", "sequence"):
+                    vocab_size = spec["vocab_size"]
+                if spec["type"] == "sequence":
+                    width = spec["max_len"]
+                elif spec["type"] == "embedding":
+                    width = spec.get("pretrain_dim", spec.get("embedding_dim", fields[name]))
+            elif name in model.vectors.blocks:  # compared only
+                width = sum(size for _, size in model.vectors.blocks[name])
+            else:  # ids that are no field, but lead to trained vectors
+                vocab_size = model.feature_map.features[encoder.trained_vectors[0]]["vocab_size"]
+            columns.append(Column(name, axis, width, vocab_size))
     return columns
 
 

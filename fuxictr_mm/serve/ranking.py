@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.config.keys import Positive, check_value
 from fuxictr_mm.config.schema import Column
 from fuxictr_mm.errors import ConfigError, DataError
@@ -99,7 +98,7 @@ class Ranker:
         distinct, place = np.unique(np.concatenate([clicked, wanted]), return_inverse=True)
         rows = torch.from_numpy(distinct).to(device)
         items = {name: column.index_select(0, rows) for name, column in self._columns.on(device).items()}
-        items_UD = self.model.embed_items(_batch({}, items, len(distinct)))[0]
+        items_UD = self.model.embedding_layer(items)
         vectors = self.model.vectors.units(items)
         place_of = torch.from_numpy(place.reshape(-1)).to(device)
         is_real_1L = torch.ones(1, len(clicked), dtype=torch.bool, device=device)
@@ -112,7 +111,7 @@ class Ranker:
             place_B = place_of[len(clicked) :][part]
             target_BD = items_UD[place_B]
             size = len(target_BD)
-            context_BC = self.model.embed_context(_batch({name: c[part] for name, c in context.items()}, {}, size))
+            context_BC = self.model.embedding_layer.context({name: c[part] for name, c in context.items()}, size)
             history_BLD, is_real_BL = history_1LD.expand(size, -1, -1), is_real_1L.expand(size, -1)
             compared = _compare(vectors, place_B, place_of[: len(clicked)]) if vectors else None
             score_B1 = self.model.rank(context_BC, target_BD, history_BLD, is_real_BL, compared)
@@ -155,13 +154,6 @@ def _compare(
         found.append(cosine_BL)
         known.append(is_known_BL)
     return torch.stack(found, dim=-1), torch.stack(known, dim=-1)
-
-
-def _batch(context: Mapping[str, torch.Tensor], items: Mapping[str, torch.Tensor], rows: int) -> MultimodalBatch:
-    """Rows without history; the target of row i is row i of ``items``."""
-    device = next((tensor.device for tensor in (*context.values(), *items.values())), None)
-    index = torch.arange(rows, device=device).unsqueeze(1)
-    return MultimodalBatch(context, items, index, index.new_zeros(rows, 0, dtype=torch.bool))
 
 
 def _ids(values: Sequence[int] | np.ndarray, where: str) -> np.ndarray:

@@ -14,11 +14,22 @@ from fuxictr_mm.models.history_attention import (
     history_attention,
     uniform_attention_warning,
 )
-from tests.models.test_contracts import build
+from tests.models.zoo import build
 from tests.synthetic import tiny_challenge_batch, tiny_feature_map
 
-TRANSFORMERS = ("transformer", "transformer-heads", "transformer-no-target", "transformer-positions")
-DINS = ("din", "din-one-head", "din-attention", "din-softmax")
+TRANSFORMERS = (
+    "Transformer_DCNv2",
+    "Transformer_DCNv2 num_heads=2",
+    "Transformer_DCNv2 target_concat=False",
+    "Transformer_DCNv2 position=learned",
+)
+DINS = (
+    "DIN_SE_MHTA",
+    "DIN_SE_MHTA num_heads=1",
+    "DIN_SE_MHTA attention=din",
+    "DIN_SE_MHTA attention=din din_use_softmax=True",
+)
+HEADS = {"Transformer_DCNv2 num_heads=2": 2, "DIN_SE_MHTA": 4}
 WIDTH = 6
 # More rows than the encoder takes at once on a CPU, of all lengths, with empty histories among them.
 MANY = tuple(length % (WIDTH + 1) for length in (3, 0, 6, 1, 5, 2, 4, 13, 9) for _ in range(8))
@@ -51,7 +62,7 @@ def listened(module: torch.nn.Module, model: Any, batch: Any) -> tuple[tuple[Any
 @pytest.mark.parametrize("variant", [*TRANSFORMERS, *DINS])
 def test_shares_sum_to_one_over_real_positions(variant: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     seen = history_attention(build(variant, tmp_path), batch_of(lengths))
-    heads = 2 if variant in ("transformer-heads", "din") else 1
+    heads = HEADS.get(variant, 1)
     assert len(seen.shares()) == (2 if variant in TRANSFORMERS else 1)
     expected = torch.tensor([float(length > 0) for length in lengths], dtype=torch.float64)
     for shares in seen.shares():
@@ -91,7 +102,7 @@ def test_transformer_by_hand(variant: str, tmp_path: Path) -> None:
             tokens = layer(tokens, src_key_padding_mask=encoder.ignored_positions(is_real))
 
 
-@pytest.mark.parametrize("variant", ["din", "din-one-head"])
+@pytest.mark.parametrize("variant", ["DIN_SE_MHTA", "DIN_SE_MHTA num_heads=1"])
 def test_mhta_by_hand(variant: str, tmp_path: Path) -> None:
     model = build(variant, tmp_path)
     batch = batch_of()
@@ -110,7 +121,7 @@ def test_mhta_by_hand(variant: str, tmp_path: Path) -> None:
                     assert float(shares[row, head, k]) == pytest.approx(exps[k] / sum(exps.values()), abs=1e-6)
 
 
-@pytest.mark.parametrize("variant", ["din-attention", "din-softmax"])
+@pytest.mark.parametrize("variant", ["DIN_SE_MHTA attention=din", "DIN_SE_MHTA attention=din din_use_softmax=True"])
 def test_din_by_hand(variant: str, tmp_path: Path) -> None:
     """With a softmax its weights; without, shares of the absolute scores, which have both signs."""
     model = build(variant, tmp_path)
@@ -153,7 +164,10 @@ def test_rows_are_in_the_order_of_the_batch(variant: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("width", [0, WIDTH])
-@pytest.mark.parametrize("variant", ["transformer", "din", "din-attention", "din-softmax"])
+@pytest.mark.parametrize(
+    "variant",
+    ["Transformer_DCNv2", "DIN_SE_MHTA", "DIN_SE_MHTA attention=din", "DIN_SE_MHTA attention=din din_use_softmax=True"],
+)
 def test_a_row_without_history(variant: str, width: int, tmp_path: Path) -> None:
     model = build(variant, tmp_path)
     batch = batch_of((0,), width)
@@ -164,7 +178,7 @@ def test_a_row_without_history(variant: str, width: int, tmp_path: Path) -> None
     assert attention_summary(model, [batch]) == []
 
 
-@pytest.mark.parametrize("variant", [*TRANSFORMERS, "din", "din-attention"])
+@pytest.mark.parametrize("variant", [*TRANSFORMERS, "DIN_SE_MHTA", "DIN_SE_MHTA attention=din"])
 def test_the_model_is_left_as_it_was(variant: str, tmp_path: Path) -> None:
     model = build(variant, tmp_path)
     batch = batch_of(MANY)
@@ -186,7 +200,7 @@ def test_the_model_is_left_as_it_was(variant: str, tmp_path: Path) -> None:
 
 def test_torchs_fast_path_is_off_meanwhile(tmp_path: Path) -> None:
     """Versions of torch differ in whether a hook alone keeps it from being taken."""
-    model = build("transformer-heads", tmp_path)
+    model = build("Transformer_DCNv2 num_heads=2", tmp_path)
     seen = []
     model.mlp.register_forward_hook(lambda *_: seen.append(torch.backends.mha.get_fastpath_enabled()))
     history_attention(model, batch_of())
@@ -195,7 +209,7 @@ def test_torchs_fast_path_is_off_meanwhile(tmp_path: Path) -> None:
 
 def test_a_compiled_model_is_read_without_its_graph(tmp_path: Path) -> None:
     """Hooks do not reach into a compiled graph, which stands in the model as an attribute."""
-    model = build("transformer", tmp_path)
+    model = build("Transformer_DCNv2", tmp_path)
     compiled = lambda *_: pytest.fail("asked the graph")  # noqa: E731
     model.score = compiled
     assert len(history_attention(model, batch_of()).weights) == 2
@@ -224,14 +238,16 @@ def test_distance() -> None:
     assert one.distance(one)[0].tolist() == [[0.0], [0.0]]
 
 
-@pytest.mark.parametrize("variant", ["transformer-heads", "din"])
+@pytest.mark.parametrize("variant", ["Transformer_DCNv2 num_heads=2", "DIN_SE_MHTA"])
 def test_summary_is_the_mean_over_rows_with_a_history(variant: str, tmp_path: Path) -> None:
     """Batches of different sizes weigh by their rows; padding has no share."""
     model = build(variant, tmp_path)
     batches = [batch_of((4, 0, 6, 1)), batch_of((3, 5), seed=2)]
     summary = attention_summary(model, batches)
-    layers = 2 if variant == "transformer-heads" else 1
-    assert [(head["layer"], head["head"]) for head in summary] == [(n, h) for n in range(layers) for h in range(2)]
+    layers = 2 if variant == "Transformer_DCNv2 num_heads=2" else 1
+    assert [(head["layer"], head["head"]) for head in summary] == [
+        (n, h) for n in range(layers) for h in range(HEADS[variant])
+    ]
     lengths = (4, 6, 1, 3, 5)
     for head in summary:
         assert head["rows"] == 5
@@ -248,7 +264,7 @@ def test_summary_is_the_mean_over_rows_with_a_history(variant: str, tmp_path: Pa
 
 def test_the_published_mask_looks_at_padding(tmp_path: Path) -> None:
     """It ignores what is real; only a row without padding keeps its last position, which is real."""
-    model = build("transformer", tmp_path, padding_mask="as_published")
+    model = build("Transformer_DCNv2", tmp_path, padding_mask="as_published")
     for head in attention_summary(model, [batch_of((4, 0, WIDTH, 1))]):
         assert head["share_on_padding"] == pytest.approx(2 / 3, abs=1e-6)
 
@@ -258,16 +274,22 @@ def test_how_much_the_target_moves_the_attention(tmp_path: Path) -> None:
     batch = batch_of(MANY)
     for variant in (*TRANSFORMERS, *DINS):
         for head in attention_summary(build(variant, tmp_path), [batch]):
-            if variant == "transformer-no-target":
+            if variant == "Transformer_DCNv2 target_concat=False":
                 assert head["moved_by_target"] == 0.0
             else:
                 assert 1e-3 < head["moved_by_target"] < 1
 
 
-@pytest.mark.parametrize("variant", ["transformer-similarity", "din-similarity"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "Transformer_DCNv2 similarity=['item_emb'] similarity_bias=True",
+        "DIN_SE_MHTA similarity=['item_emb'] similarity_bias=True",
+    ],
+)
 def test_similarities_in_the_logits_are_part_of_the_attention(variant: str, tmp_path: Path) -> None:
     """They bring the target into attention whose tokens do not hold it, and leave padding alone."""
-    changes = {"target_concat": False} if variant.startswith("transformer") else {}
+    changes = {"target_concat": False} if variant.startswith("Transformer_DCNv2") else {}
     model = build(variant, tmp_path, **changes)
     batch = batch_of(MANY)
     without = attention_summary(model, [batch])
@@ -283,7 +305,7 @@ def test_similarities_in_the_logits_are_part_of_the_attention(variant: str, tmp_
 
 def test_moved_by_target_by_hand(tmp_path: Path) -> None:
     """Row i gets the target of row i - 1; a row with the same target, or without history, says nothing."""
-    model = build("din-one-head", tmp_path)
+    model = build("DIN_SE_MHTA num_heads=1", tmp_path)
     context, items, mask = batch_of((4, 0, 6, 5, 3))
     by_row = {name: values.view(5, WIDTH + 1, *values.shape[1:]).clone() for name, values in items.items()}
     for values in by_row.values():
@@ -301,17 +323,19 @@ def test_moved_by_target_by_hand(tmp_path: Path) -> None:
     assert alone["moved_by_target"] is None and alone["rows"] == 1
 
 
-@pytest.mark.parametrize("variant", ["transformer-heads", "din", "din-softmax"])
+@pytest.mark.parametrize(
+    "variant", ["Transformer_DCNv2 num_heads=2", "DIN_SE_MHTA", "DIN_SE_MHTA attention=din din_use_softmax=True"]
+)
 def test_uniform_attention_is_told(variant: str, tmp_path: Path) -> None:
     model = build(variant, tmp_path)
     batches = [batch_of((4, 6, 3))]
     summary = attention_summary(model, batches)
     assert uniform_attention_warning(summary) is None
     with torch.no_grad():
-        if variant == "transformer-heads":
+        if variant == "Transformer_DCNv2 num_heads=2":
             for layer in model.transformer_encoder.transformer_encoder.layers:
                 layer.self_attn.in_proj_weight.mul_(0.01)
-        elif variant == "din":
+        elif variant == "DIN_SE_MHTA":
             model.attention_layer.W_q.weight.mul_(0.01)
         else:
             model.attention_layer.attention_layer.mlp[-1].weight.mul_(0.01)
@@ -332,6 +356,6 @@ def test_what_is_no_uniform_attention() -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"use_transformer: False: this Transformer_DCNv2 has no attention"):
-        history_attention(build("transformer-none", tmp_path), batch_of())
+        history_attention(build("Transformer_DCNv2 use_transformer=False", tmp_path), batch_of())
     with pytest.raises(ConfigError, match="model Linear: attention can be read from DIN_SE_MHTA and Transformer_DCNv2"):
         attention_summary(torch.nn.Linear(1, 1), iter([batch_of()]))

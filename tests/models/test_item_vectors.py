@@ -10,11 +10,11 @@ from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.models.item_vectors import ItemVectors
-from tests.models.test_contracts import build, scores
+from tests.models.zoo import MODELS, build, scores
 from tests.synthetic import tiny_challenge_batch, tiny_feature_map, tiny_item_table
 
 OWN_CLICKS = {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
-BOTH = pytest.mark.parametrize("variant", ["transformer", "din"])
+EVERY = pytest.mark.parametrize("variant", MODELS)
 
 
 def feature_map(folder: Path) -> Any:
@@ -39,7 +39,7 @@ def batch_of(columns: Any, table: dict[str, torch.Tensor], lengths: tuple[int, .
     return MultimodalBatch.from_ids(context, items["item_id"].view(len(mask), -1), mask.bool(), table)
 
 
-@BOTH
+@EVERY
 def test_a_compared_column_changes_the_score_and_is_no_field(variant: str, tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     table = item_table(columns)
@@ -102,7 +102,7 @@ def test_own_clicks_are_compared_without_those_of_the_rows_user(tmp_path: Path) 
 def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     columns.features["raw"] |= OWN_CLICKS
-    model = build("din", tmp_path, feature_map=columns, similarity=["raw"], net_dropout=0.0)
+    model = build("DIN_SE_MHTA", tmp_path, feature_map=columns, similarity=["raw"], net_dropout=0.0)
     table = item_table(columns)
     other = {**table, "raw": torch.cat([table["raw"][:, :3].exp(), table["raw"][:, 3:]], dim=1)}
     before, after = (batch_of(columns, t) for t in (table, other))
@@ -116,7 +116,7 @@ def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
     torch.testing.assert_close(scores(model, after), trained)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("lengths", [(3,), (0, 0)], ids=["one row", "no history at all"])
 def test_edges(variant: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
@@ -166,7 +166,7 @@ def test_an_item_is_not_compared_with_itself(tmp_path: Path) -> None:
     assert is_known.all()
 
 
-@BOTH
+@EVERY
 def test_the_bias_draws_attention_to_what_is_alike(variant: str, tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     model = build(variant, tmp_path, feature_map=columns, similarity=["raw"], similarity_bias=True)
@@ -199,7 +199,7 @@ def test_dropped_modalities_are_the_same_items_in_every_column(tmp_path: Path) -
         assert torch.equal(items[name], batch.items[name])
 
 
-@BOTH
+@EVERY
 def test_dropouts_of_items_act_in_training_only(variant: str, tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     plain = build(variant, tmp_path, feature_map=columns, net_dropout=0, transformer_dropout=0)
@@ -211,14 +211,14 @@ def test_dropouts_of_items_act_in_training_only(variant: str, tmp_path: Path) ->
         assert not torch.allclose(scores(model, batch), scores(plain, batch))
 
 
-@BOTH
+@EVERY
 def test_a_dropped_id_is_a_zero_embedding_of_that_item_everywhere(variant: str, tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     model = build(variant, tmp_path, feature_map=columns, id_dropout=0.5).train()
     batch = batch_of(columns, item_table(columns), (6, 6, 6))
     torch.manual_seed(1)
     with torch.no_grad():
-        target, history, _ = model.embed_items(batch, model.draw_known_items(batch))
+        target, history = model.embedding_layer.embed(*model.embedding_layer.drop(batch))
     width = model.item_field_dims["item_id"]
     everywhere = torch.cat([history, target.unsqueeze(1)], dim=1)
     gone = (everywhere[..., :width] == 0).all(-1)
@@ -228,7 +228,7 @@ def test_a_dropped_id_is_a_zero_embedding_of_that_item_everywhere(variant: str, 
     assert (everywhere[..., width:] != 0).any(-1).all()  # the other fields stay
 
 
-@BOTH
+@EVERY
 def test_an_item_without_id_is_trained_as_scoring_will_see_it(variant: str, tmp_path: Path) -> None:
     """A new item has the zero row of the id embedding and no clicks: id dropout has to leave out both of an item."""
     columns = feature_map(tmp_path)
@@ -239,7 +239,7 @@ def test_an_item_without_id_is_trained_as_scoring_will_see_it(variant: str, tmp_
     batch = batch_of(columns, table, (6, 6, 6))
     batch.context["user_id"] = torch.tensor([0, 1, 2])
     seen: dict[str, Any] = {}
-    embed, compare = model._embed_items, model.vectors.compare
+    embed, compare = model.embedding_layer.forward, model.vectors.compare
 
     def embed_items(items: Any, is_known_U1: Any) -> torch.Tensor:
         seen["known"], seen["fields"] = is_known_U1, embed(items, is_known_U1)
@@ -249,7 +249,7 @@ def test_an_item_without_id_is_trained_as_scoring_will_see_it(variant: str, tmp_
         seen["items"] = batch.items
         return compare(batch, training)
 
-    model._embed_items, model.vectors.compare = embed_items, compared  # type: ignore[method-assign, assignment]
+    model.embedding_layer.forward, model.vectors.compare = embed_items, compared  # type: ignore[method-assign, assignment]
     torch.manual_seed(1)
     scores(model, batch)
     gone = ~seen["known"].squeeze(1)
@@ -265,7 +265,7 @@ def test_an_item_without_id_is_trained_as_scoring_will_see_it(variant: str, tmp_
 def test_id_dropout_needs_no_id_field_where_own_clicks_are_compared(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     columns.features["raw"] |= OWN_CLICKS
-    build("din", tmp_path, feature_map=columns, similarity=["raw"], id_dropout=0.1, item_col="video")
+    build("DIN_SE_MHTA", tmp_path, feature_map=columns, similarity=["raw"], id_dropout=0.1, item_col="video")
 
 
 @pytest.mark.parametrize(
@@ -275,28 +275,28 @@ def test_id_dropout_needs_no_id_field_where_own_clicks_are_compared(tmp_path: Pa
             {"similarity": ["item_id"]},
             r"similarity=\['item_id'\] must be a list of item columns.*found \['item_emb', 'raw'\]",
         ),
-        ({"similarity": "raw"}, "similarity='raw' must be a list"),
+        ({"similarity": "raw"}, "key 'similarity': found 'raw'; a list, not text, is expected"),
         ({"similarity_bias": True}, "needs 'similarity'"),
-        ({"id_dropout": 1.0}, "id_dropout=1.0 must be a share"),
-        ({"modality_dropout": -0.1}, "modality_dropout=-0.1 must be a share"),
+        ({"id_dropout": 1.0}, "key 'id_dropout': found 1.0; less than 1"),
+        ({"modality_dropout": -0.1}, "key 'modality_dropout': found -0.1; at least 0"),
         ({"id_dropout": 0.1, "item_col": "video"}, "item id 'video' is no item field; found"),
     ],
     ids=str,
 )
 def test_refusals(switches: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        build("din", tmp_path, feature_map=feature_map(tmp_path), **switches)
+        build("DIN_SE_MHTA", tmp_path, feature_map=feature_map(tmp_path), **switches)
 
 
 def test_dins_own_attention_has_no_logits(tmp_path: Path) -> None:
     switches = {"similarity": ["raw"], "similarity_bias": True}
     with pytest.raises(ConfigError, match="similarity_bias: True needs attention: mhta"):
-        build("din-attention", tmp_path, feature_map=feature_map(tmp_path), **switches)
+        build("DIN_SE_MHTA attention=din", tmp_path, feature_map=feature_map(tmp_path), **switches)
 
 
 def test_a_batch_without_the_compared_column(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
-    model: MultimodalRankModel = build("din", tmp_path, feature_map=columns, similarity=["raw"])
+    model: MultimodalRankModel = build("DIN_SE_MHTA", tmp_path, feature_map=columns, similarity=["raw"])
     context, items, mask = tiny_challenge_batch(columns)
     del items["raw"]
     with pytest.raises(ConfigError, match="no item column 'raw', which is compared"):

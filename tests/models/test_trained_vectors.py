@@ -9,10 +9,10 @@ import torch
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
-from tests.models.test_contracts import build, scores
+from tests.models.zoo import MODELS, build, scores
 from tests.synthetic import N_ITEMS, tiny_challenge_batch, tiny_feature_map
 
-BOTH = pytest.mark.parametrize("variant", ["transformer", "din"])
+EVERY = pytest.mark.parametrize("variant", MODELS)
 OFFSETS = "embedding_layer.embedding_layer.offsets.item_emb.weight"
 
 
@@ -28,7 +28,7 @@ def offsets_of(model: MultimodalRankModel) -> torch.Tensor:
     return model.state_dict()[OFFSETS]
 
 
-@BOTH
+@EVERY
 def test_training_begins_at_the_stored_vectors(variant: str, tmp_path: Path) -> None:
     frozen = build(variant, tmp_path)
     model = build(variant, tmp_path, feature_map=feature_map(tmp_path))
@@ -39,7 +39,7 @@ def test_training_begins_at_the_stored_vectors(variant: str, tmp_path: Path) -> 
     torch.testing.assert_close(scores(model, batch), scores(frozen, batch))
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("lengths", [(4, 0, 6, 1), (3,), (0, 0)], ids=["rows", "one row", "no history"])
 def test_a_step_moves_the_vectors_of_the_batch_alone(variant: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     model = build(variant, tmp_path, feature_map=feature_map(tmp_path)).train()
@@ -50,7 +50,7 @@ def test_a_step_moves_the_vectors_of_the_batch_alone(variant: str, lengths: tupl
     assert moved == set(batch[1]["item_id"].tolist()) - {0}
 
 
-@BOTH
+@EVERY
 def test_an_offset_is_added_to_the_vector_of_its_item(variant: str, tmp_path: Path) -> None:
     model = build(variant, tmp_path, feature_map=feature_map(tmp_path, with_ids=False))  # nothing else knows the id
     batch = tiny_challenge_batch(tiny_feature_map(tmp_path))
@@ -68,7 +68,7 @@ def test_an_offset_is_added_to_the_vector_of_its_item(variant: str, tmp_path: Pa
 
 
 def test_a_new_item_has_its_stored_vector(tmp_path: Path) -> None:
-    model = build("din", tmp_path, feature_map=feature_map(tmp_path))
+    model = build("DIN_SE_MHTA", tmp_path, feature_map=feature_map(tmp_path))
     batch = tiny_challenge_batch(tiny_feature_map(tmp_path))
     new = {**batch[1], "item_id": torch.zeros_like(batch[1]["item_id"])}  # as ItemTable.with_items gives them
     before = scores(model, (batch[0], new, batch[2]))
@@ -79,7 +79,9 @@ def test_a_new_item_has_its_stored_vector(tmp_path: Path) -> None:
 
 
 def test_the_embedding_regularizer_pulls_back_to_the_stored_vectors(tmp_path: Path) -> None:
-    model = build("din", tmp_path, feature_map=feature_map(tmp_path), embedding_regularizer=0.1, net_regularizer=5.0)
+    model = build(
+        "DIN_SE_MHTA", tmp_path, feature_map=feature_map(tmp_path), embedding_regularizer=0.1, net_regularizer=5.0
+    )
     before = model.regularization_loss().item()
     with torch.no_grad():
         model.get_parameter(OFFSETS)[1:] = 1.0
@@ -88,12 +90,13 @@ def test_the_embedding_regularizer_pulls_back_to_the_stored_vectors(tmp_path: Pa
 
 def test_id_dropout_leaves_out_what_was_trained(tmp_path: Path) -> None:
     columns = feature_map(tmp_path, with_ids=False)
-    model = build("din", tmp_path, feature_map=columns, id_dropout=0.5, alignment="none").train()
+    model = build("DIN_SE_MHTA", tmp_path, feature_map=columns, id_dropout=0.5, alignment="none").train()
     with torch.no_grad():
         model.get_parameter(OFFSETS)[1:] = 1.0
     inputs = tiny_challenge_batch(tiny_feature_map(tmp_path))
-    items, is_known_U1 = inputs[1], model.draw_known_items(MultimodalBatch.from_inputs(inputs))
-    fields = model._embed_items(items, is_known_U1).split(list(model.item_field_dims.values()), dim=-1)
+    items, encoder = inputs[1], model.embedding_layer
+    batch, is_known_U1 = encoder.drop(MultimodalBatch.from_inputs(inputs))
+    fields = encoder(batch.items, is_known_U1).split(list(model.item_field_dims.values()), dim=-1)
     added = fields[-1] - items["item_emb"]
     is_real = items["item_id"] > 0
     assert set(added[is_real].round(decimals=4).mean(1).tolist()) == {0.0, 1.0}
@@ -101,7 +104,7 @@ def test_id_dropout_leaves_out_what_was_trained(tmp_path: Path) -> None:
 
 
 def test_a_batch_without_ids_is_refused(tmp_path: Path) -> None:
-    model = build("din", tmp_path, feature_map=feature_map(tmp_path, with_ids=False))
+    model = build("DIN_SE_MHTA", tmp_path, feature_map=feature_map(tmp_path, with_ids=False))
     context, items, mask = tiny_challenge_batch(tiny_feature_map(tmp_path))
     del items["item_id"]
     with pytest.raises(ConfigError, match="no item column 'item_id'"):
@@ -111,4 +114,4 @@ def test_a_batch_without_ids_is_refused(tmp_path: Path) -> None:
 def test_the_hosts_own_word_at_an_id_column_makes_no_vectors(tmp_path: Path) -> None:
     columns = tiny_feature_map(tmp_path)
     columns.features["item_id"]["freeze_emb"] = False
-    assert build("din", tmp_path, feature_map=columns).trained_vectors == []
+    assert build("DIN_SE_MHTA", tmp_path, feature_map=columns).embedding_layer.trained_vectors == []

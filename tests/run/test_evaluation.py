@@ -151,7 +151,7 @@ def test_own_clicks_without_training_for_cold_items_are_pointed_out(params: dict
     warm = {"test": Evaluation(overall, {"warm": {"items": 3, "rows": 9, "AUC": 0.6}}, 0.01)}
     assert cold_warning(model, warm) is None
     assert cold_warning(torch.nn.Linear(1, 1), cold) is None
-    model.id_dropout = 0.1
+    model.embedding_layer.id_dropout = 0.1
     assert cold_warning(model, cold) is None
 
 
@@ -167,7 +167,7 @@ def test_uniform_attention_is_pointed_out(params: dict[str, Any]) -> None:
 def test_norms_leave_padding_out(params: dict[str, Any], tmp_path: Path) -> None:
     model = model_of(params)
     batch = next(iter(loader(params, "valid")))
-    norms = model.field_norms(batch)
+    norms = model.embedding_layer.field_norms(batch)
     ids = torch.cat([batch.item_ids[:, :-1][batch.is_real_BL], batch.item_ids[:, -1]]).unique()
     weight = model.embedding_layer.embedding_layer.embedding_layers["item_id"].weight
     assert norms["item_id"] == pytest.approx(weight[ids].square().sum(1).mean().sqrt().item())
