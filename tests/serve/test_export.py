@@ -18,25 +18,27 @@ from fuxictr_mm.serve import export
 from fuxictr_mm.serve.export import check_target, export_onnx, export_safetensors
 from fuxictr_mm.serve.onnx_graph import Column
 from fuxictr_mm.training.checkpoint import load_weights
-from tests.models.test_contracts import build
+from tests.models.zoo import MODELS as REGISTERED
+from tests.models.zoo import build
 from tests.synthetic import N_ITEMS, tiny_challenge_batch, tiny_feature_map, tiny_item_table
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-# Few models that have every switch on and off between them: an export takes seconds.
+TRANSFORMER, DIN = "Transformer_DCNv2", "DIN_SE_MHTA"
+# Every registered model as it is, and few that have every switch on and off between them: an export takes seconds.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "transformer": ("transformer", {"transformer_layers": 1, "num_heads": 2, "first_k_cols": 3}),
+    **{name: (name, {}) for name in REGISTERED},
+    "two heads": (TRANSFORMER, {"transformer_layers": 1, "num_heads": 2, "first_k_cols": 3}),
     "other switches": (
-        "transformer",
-        {"transformer_layers": 1, "target_concat": False, "concat_max_pool": False, "batch_norm": True}
+        TRANSFORMER,
+        {"transformer_layers": 1, "target_concat": False, "concat_max_pool": False, "batch_norm": True, "max_len": 6}
         | {"position": "learned", "padding_mask": "as_published", "cross": "low_rank", "alignment": "gated"},
     ),
-    "bare": ("transformer", {"use_transformer": False, "cross": "none", "first_k_cols": 0, "alignment": "mlp"}),
-    "din": ("din", {"batch_norm": True}),
-    "similarity": ("din", {"similarity": ["item_emb", "raw", "clicks"], "similarity_bias": True}),
-    "trained vectors": ("din", {"alignment": "none"}),
-    "din attention": ("din", {"attention": "din", "use_se": False, "alignment": "none"}),
+    "bare": (TRANSFORMER, {"use_transformer": False, "cross": "none", "first_k_cols": 0, "alignment": "mlp"}),
+    "similarity": (DIN, {"similarity": ["item_emb", "raw", "clicks"], "similarity_bias": True}),
+    "trained vectors": (DIN, {"alignment": "none", "batch_norm": True}),
+    "din attention": (DIN, {"attention": "din", "use_se": False, "alignment": "none"}),
 }
 # lengths of the histories, width that they are padded to; traced are 3 rows of 4
 SHAPES = {
@@ -52,7 +54,7 @@ SHAPES = {
 
 def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     variant, switches = MODELS[name]
-    feature_map = tiny_feature_map(folder, second_vector=name == "transformer")
+    feature_map = tiny_feature_map(folder, second_vector=name == "two heads")
     if name == "similarity":
         feature_map.features["raw"] = {"type": "meta", "source": "item", "pretrain_dim": 6}
         feature_map.features["clicks"] = {**feature_map.features["raw"], "click_vectors": "expected"}
@@ -62,7 +64,7 @@ def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     if name == "bare":
         del feature_map.features["likes_level"], feature_map.features["views_level"]
     model = build(variant, folder, feature_map=feature_map, **switches)
-    for column in model.trained_vectors:
+    for column in model.embedding_layer.trained_vectors:
         torch.nn.init.normal_(model.embedding_layer.embedding_layer.offsets[column].weight)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
@@ -119,8 +121,8 @@ def test_an_onnx_file_says_what_it_is(exported: tuple[MultimodalRankModel, Path]
     assert (about["model"], about["expid"], about["note"]) == (type(model).__name__, "tiny", "kept")
     assert about["torch"] == torch.__version__ and about["onnx"] == onnx.__version__
     compared = [name for name in model.vectors.compared if name not in model.item_field_dims]
-    ids = ["item_id"] if model.trained_vectors else []
-    columns = [*model.context_field_dims, *model.item_field_dims, *ids, *compared]
+    ids = ["item_id"] if model.embedding_layer.trained_vectors and "item_id" not in model.item_field_dims else []
+    columns = [*model.embedding_layer.context_field_dims, *model.item_field_dims, *ids, *compared]
     assert json.loads(about["inputs"]) == [entry.name for entry in program.graph.input]
     assert json.loads(about["inputs"]) == [*columns, "item_index", "is_real"]
     shapes = {
@@ -172,12 +174,12 @@ def test_nan_is_no_agreement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(export, "trace", lambda *_: onnx.ModelProto(opset_import=[onnx.OperatorSetIdProto(version=18)]))
     monkeypatch.setattr(export, "compare", lambda *_: (float("nan"), (0.0, 1.0)))
     with pytest.raises(ConfigError, match="differ by nan"):
-        export_onnx(trained_looking("din", tmp_path), tmp_path / "model.onnx")
+        export_onnx(trained_looking(DIN, tmp_path), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_torch_cannot_export_is_one_sentence(tmp_path: Path) -> None:
-    model = trained_looking("din", tmp_path).train()
+    model = trained_looking(DIN, tmp_path).train()
     model.score = lambda context, target, *_: target[:, :1] if float(target.sum()) > 0 else target[:, 1:2]
     with pytest.raises(ConfigError, match=r"DIN_SE_MHTA of DIN_SE_MHTA cannot be exported to ONNX opset 18 by torch"):
         export_onnx(model, tmp_path / "model.onnx")
@@ -189,7 +191,7 @@ def test_models_that_are_not_exported_to_onnx(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "model.onnx"
     with pytest.raises(ConfigError, match=r"^Linear: only models of fuxictr_mm .* weights can be exported"):
         export_onnx(torch.nn.Linear(2, 1), file)
-    model = trained_looking("din", tmp_path)
+    model = trained_looking(DIN, tmp_path)
     monkeypatch.setattr(export, "LARGEST_WEIGHTS", 1000)
     with pytest.raises(ConfigError, match=r"its weights take [\d,]+ bytes and one ONNX file holds at most 1,000"):
         export_onnx(model, file)
@@ -200,7 +202,7 @@ def test_models_that_are_not_exported_to_onnx(tmp_path: Path, monkeypatch: pytes
     feature_map.features["is_real"] = {"type": "categorical", "source": "", "vocab_size": 3}
     monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"column 'is_real': .* rename the column"):
-        export_onnx(build("din", tmp_path, feature_map=feature_map), file)
+        export_onnx(build(DIN, tmp_path, feature_map=feature_map), file)
     assert not file.exists()
 
 
@@ -211,7 +213,7 @@ def test_a_missing_extra_gives_the_install_line(module: str, tmp_path: Path, mon
     with pytest.raises(ConfigError, match=sentence):
         check_target(tmp_path / "model.onnx")
     with pytest.raises(ConfigError, match=sentence):
-        export_onnx(trained_looking("din", tmp_path), tmp_path / "model.onnx")
+        export_onnx(trained_looking(DIN, tmp_path), tmp_path / "model.onnx")
     check_target(tmp_path / "model.safetensors")  # needs none of them
 
 
@@ -262,12 +264,12 @@ def test_safetensors_round_trip(name: str, tmp_path: Path) -> None:
 def test_safetensors_of_a_shared_embedding(tmp_path: Path) -> None:
     feature_map = tiny_feature_map(tmp_path)
     feature_map.features["last_item"] = {**feature_map.features["item_id"], "source": "", "share_embedding": "item_id"}
-    model = build("din", tmp_path, feature_map=feature_map)
+    model = build(DIN, tmp_path, feature_map=feature_map)
     context, items, mask = tiny_challenge_batch(feature_map)
     batch = ({**context, "last_item": torch.tensor([1, 5, 2, 0])}, items, mask)
     before = torch_scores(model, batch)
     export_safetensors(model, tmp_path / "weights.safetensors")
-    other = build("din", tmp_path, feature_map=feature_map)
+    other = build(DIN, tmp_path, feature_map=feature_map)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()

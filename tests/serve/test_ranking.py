@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from fuxictr_mm.compat import find_model
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.run import Trained
 from fuxictr_mm.serve.ranking import Ranker
+from tests.models.zoo import MODELS, small
 from tests.synthetic import RUN_PARAMS, move_weights, tiny_feature_map, write_cluster_dataset
 
-SMALL: dict[str, dict[str, Any]] = {
-    "Transformer_DCNv2": {"dcn_hidden_units": [16], "mlp_hidden_units": [8], "dim_feedforward": 16, "first_k_cols": 2},
-    "DIN_SE_MHTA": {"dnn_hidden_units": [16]},
-}
+SMALL: dict[str, dict[str, Any]] = {name: small(model_class) for name, model_class in MODELS.items()}
 MAX_LEN = 5
 HISTORIES = {"long": [3, 9, 40, 1, 7, 7, 22, 15], "short": [12, 5], "one": [8], "padded": [0, 0, 12, 5], "empty": []}
 RNG = np.random.default_rng(0)
@@ -168,16 +165,9 @@ def test_every_part_of_a_request_matters(setup: Setup, model: Any) -> None:
     assert all(np.abs(base - other).min() > 1e-6 for other in others)
 
 
-def test_each_distinct_item_is_embedded_once(setup: Setup, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_distinct_item_is_embedded_once(setup: Setup, model: Any) -> None:
     rows: list[list[int]] = []
-    embed: Callable[..., torch.Tensor] = model._embed
-
-    def count(values: Any, fields: Any, kind: str) -> torch.Tensor:
-        if kind == "item":
-            rows.append(values["item_id"].tolist())
-        return embed(values, fields, kind)
-
-    monkeypatch.setattr(model, "_embed", count)
+    model.embedding_layer.register_forward_pre_hook(lambda _, args: rows.append(args[0]["item_id"].tolist()))
     ranker = Ranker(Trained.of(model, setup.feature_map, {"max_len": MAX_LEN}), batch_size=2)
     ranker.score([3, 9, 9, 2], [5, 6, 5, 9, 9, 30, 5], {"likes_level": 3, "price": 1.0})
     assert rows == [[2, 3, 5, 6, 9, 30]]
