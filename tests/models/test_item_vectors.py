@@ -10,7 +10,7 @@ from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.models.item_vectors import ItemVectors
-from tests.models.zoo import MODELS, build, scores
+from tests.models.zoo import BIASED, MODELS, build, scores
 from tests.synthetic import tiny_challenge_batch, tiny_feature_map, tiny_item_table
 
 OWN_CLICKS = {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
@@ -116,7 +116,7 @@ def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
     torch.testing.assert_close(scores(model, after), trained)
 
 
-@EVERY
+@pytest.mark.parametrize("variant", BIASED)
 @pytest.mark.parametrize("lengths", [(3,), (0, 0)], ids=["one row", "no history at all"])
 def test_edges(variant: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
@@ -166,13 +166,13 @@ def test_an_item_is_not_compared_with_itself(tmp_path: Path) -> None:
     assert is_known.all()
 
 
-@EVERY
+@pytest.mark.parametrize("variant", BIASED)
 def test_the_bias_draws_attention_to_what_is_alike(variant: str, tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     model = build(variant, tmp_path, feature_map=columns, similarity=["raw"], similarity_bias=True)
     batch = batch_of(columns, item_table(columns))
     start = scores(model, batch)
-    without = build(variant, tmp_path, feature_map=columns, similarity=["raw"])
+    without = build(variant, tmp_path, feature_map=columns, similarity=["raw"], similarity_bias=False)
     without.load_state_dict(model.state_dict(), strict=False)
     torch.testing.assert_close(scores(without, batch), start)  # weights of 0 are no bias
     assert model.similarity is not None and model.similarity.weight_M is not None

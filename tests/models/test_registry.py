@@ -26,6 +26,7 @@ import torch
 from fuxictr.pytorch.layers import MLP_Block
 
 from fuxictr_mm.config.keys import NonNegativeNumber, Widths
+from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models.base import MultimodalRankModel
 
 
@@ -44,6 +45,8 @@ class Toy(Step):
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_map, model_id=model_id, **kwargs)
+        if self.similarity is not None and self.similarity.weight_M is not None:
+            raise ConfigError("similarity_bias: True needs an attention; Toy has none.")
         self.pooling = pooling
         width = self.context_dim + 2 * self.item_dim
         self.mlp = MLP_Block(
@@ -53,8 +56,7 @@ class Toy(Step):
         self.finish(kwargs["optimizer"], kwargs["loss"], learning_rate)
 
     def score(self, context_BC, target_BD, history_BLD, is_real_BL, bias_BL=None):
-        weight_BL = is_real_BL.to(history_BLD) * (1 if bias_BL is None else 1 + bias_BL)
-        pooled_BD = torch.einsum("bl,bld->bd", weight_BL, history_BLD)
+        pooled_BD = history_BLD.sum(dim=1)
         if self.pooling == "mean":
             pooled_BD = pooled_BD / is_real_BL.sum(dim=1, keepdim=True).clamp(min=1)
         return self.head(self.mlp, torch.cat([context_BC, target_BD, pooled_BD], dim=-1))

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from fuxictr_mm.config.keys import Activations, Share, Widths, annotations_of
+from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.models.registry import registered_models
 from tests.synthetic import MODEL_KWARGS, tiny_feature_map
@@ -90,12 +91,25 @@ def variants_of(name: str, model_class: type[MultimodalRankModel]) -> dict[str, 
     return {" ".join([name, *(f"{key}={change[key]}" for key in change)]): change for change in [{}, *changes]}
 
 
+def refuses_bias(model_class: type[MultimodalRankModel], switches: dict[str, Any]) -> bool:
+    """Whether a model without logits of attention says so; every other switch has to work."""
+    if "similarity_bias" not in switches:
+        return False
+    try:
+        model_class(tiny_feature_map(), model_root="unused", **{**MODEL_KWARGS, **small(model_class), **switches})
+    except ConfigError:
+        return True
+    return False
+
+
 MODELS = registered_models()
 VARIANTS: dict[str, tuple[type[MultimodalRankModel], dict[str, Any]]] = {
     variant: (model_class, switches)
     for name, model_class in MODELS.items()
     for variant, switches in variants_of(name, model_class).items()
+    if not refuses_bias(model_class, switches)
 }
+BIASED = [variant for variant, (_, switches) in VARIANTS.items() if "similarity_bias" in switches]
 
 
 def build(variant: str, folder: Path, **changes: Any) -> MultimodalRankModel:

@@ -18,7 +18,7 @@ from fuxictr_mm.compat import find_model
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.run import Trained
 from fuxictr_mm.serve.ranking import Ranker
-from tests.models.zoo import MODELS, small
+from tests.models.zoo import BIASED, MODELS, small
 from tests.synthetic import RUN_PARAMS, move_weights, tiny_feature_map, write_cluster_dataset
 
 SMALL: dict[str, dict[str, Any]] = {name: small(model_class) for name, model_class in MODELS.items()}
@@ -118,12 +118,13 @@ def test_switches_of_the_transformer(setup: Setup, options: dict[str, Any]) -> N
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("history", list(HISTORIES.values()), ids=list(HISTORIES))
 def test_vectors_that_are_compared(setup: Setup, name: str, history: list[int]) -> None:
-    net = setup.model(name, similarity=["clicks", "item_emb", "peers"], similarity_bias=True)
+    is_biased = any(variant.startswith(name) for variant in BIASED)
+    net = setup.model(name, similarity=["clicks", "item_emb", "peers"], similarity_bias=is_biased)
     net.similarity.n_M.fill_(100)
     net.similarity.mean_M.fill_(0.1)
     net.similarity.squares_M.copy_(torch.tensor([400.0, 25.0, 25.0, 400.0]))  # deviations of 2 and 0.5
-    with torch.no_grad():
-        net.similarity.weight_M.copy_(torch.tensor([-0.5, 0.7, -0.4, 0.2]))
+    if is_biased:
+        net.similarity.weight_M.data.copy_(torch.tensor([-0.5, 0.7, -0.4, 0.2]))
     expected = setup.expected(net, history, CANDIDATES, 3, 0.5)
     ranker = Ranker(Trained.of(net, setup.feature_map, {"max_len": MAX_LEN}), batch_size=7)
     scores = ranker.score(history, CANDIDATES, {"likes_level": 3, "price": 0.5})
