@@ -46,6 +46,8 @@ class ItemEncoder(nn.Module):
         ConfigError: a column cannot be embedded as it is described, or ``id_dropout`` has nothing to leave out.
     """
 
+    nothing: torch.Tensor
+
     def __init__(
         self,
         feature_map: Any,
@@ -58,6 +60,8 @@ class ItemEncoder(nn.Module):
         modality_dropout: float,
     ) -> None:
         super().__init__()
+        # Where the model is, even if it embeds nothing but vectors as they are stored.
+        self.register_buffer("nothing", torch.empty(0), persistent=False)
         self.embedding_layer = FeatureEmbeddingDict(
             feature_map, embedding_dim, embedding_initializer=f"partial(nn.init.normal_, std={embedding_std!r})"
         )
@@ -136,7 +140,7 @@ class ItemEncoder(nn.Module):
             ConfigError: a column is missing.
         """
         if not self.context_field_dims:
-            return torch.zeros(rows, 0, device=next(self.parameters()).device)
+            return self.nothing.new_zeros(rows, 0)
         return self._embed(columns, self.context_field_dims, "context")
 
     def drop(self, batch: MultimodalBatch) -> tuple[MultimodalBatch, torch.Tensor | None]:

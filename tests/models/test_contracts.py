@@ -186,6 +186,16 @@ def test_fields_follow_the_feature_map(vectors: bool, tmp_path: Path) -> None:
         assert scores(model, tiny_challenge_batch(feature_map)).shape == (4, 1)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_items_that_are_nothing_but_stored_vectors(name: str, tmp_path: Path) -> None:
+    feature_map = tiny_feature_map(tmp_path)
+    for column in ("likes_level", "views_level", "item_id", "item_tags"):
+        del feature_map.features[column]
+    model = build(name, tmp_path, feature_map=feature_map, alignment="none")
+    assert not list(model.embedding_layer.parameters()) and not list(model.embedding_layer.state_dict())
+    assert scores(model, tiny_challenge_batch(feature_map)).shape == (4, 1)
+
+
 def test_the_product_of_target_and_interest_is_a_field(tmp_path: Path) -> None:
     model = build("DIN_SE_MHTA interest_product=True use_se=False", tmp_path)
     seen = []
