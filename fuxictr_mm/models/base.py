@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.config.keys import NonNegativeNumber, Positive, Share, check_arguments
+from fuxictr_mm.config.keys import NonNegativeNumber, Positive, Regularizer, Share, check_arguments
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import HistorySimilarity
 from fuxictr_mm.layers.alignment import Alignment
@@ -84,8 +84,8 @@ class MultimodalRankModel(ResumableModel):
         id_dropout: Share = 0.0,
         modality_dropout: Share = 0.0,
         item_col: str = "item_id",
-        embedding_regularizer: NonNegativeNumber | str | None = None,
-        net_regularizer: NonNegativeNumber | str | None = None,
+        embedding_regularizer: Regularizer = None,
+        net_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
