@@ -223,7 +223,7 @@ def test_the_challenges_experiments_fit_the_challenges_files(expid: str, tmp_pat
         (["--expid", "din", "--dataset", "cluster"], "error: dataset_id cluster: not described in"),
         (["--expid", "broken_key"], "error: key 'learning_rat' of experiment broken_key is not read by DIN_SE_MHTA"),
         (["--expid", "broken_model"], "error: model: 'DINN' is not a registered model"),
-        (["--expid", "broken_switch"], "error: attention='self' must be one of"),
+        (["--expid", "broken_switch"], "error: key 'attention' of experiment broken_switch: found 'self'; one of"),
         (["--expid", "missing_file"], "error: .*absent.parquet: file not found"),
     ],
 )
