@@ -126,7 +126,10 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Parameter -> annotation with its bounds, ``Any`` where there is none; ``self`` and ``**kwargs`` left out."""
-    hints = get_type_hints(function, include_extras=True)
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError:  # of a user's model: imported for type checkers only, so nobody can look them up here
+        hints = {}
     parameters = inspect.signature(function).parameters.values()
     named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self"]
     return {name: hints.get(name, Any) for name in named}

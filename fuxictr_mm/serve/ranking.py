@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fuxictr_mm.config.keys import Positive, check_value
 from fuxictr_mm.config.schema import Column
@@ -24,7 +25,7 @@ class Ranker:
 
     The scores are those of ``model.predict`` on rows with the same history, candidate and context. Item columns lie on
     the model's device once, for all rankers and loaders of a process. The history is as long as it is, up to what
-    training kept of one, and never padded.
+    training kept of one.
 
     Args:
         trained: of ``Transformer_DCNv2``, ``DIN_SE_MHTA`` or another
@@ -46,14 +47,11 @@ class Ranker:
                 f"model={type(trained.model).__name__}: a Ranker embeds the history apart from the candidates, which "
                 "only models of fuxictr_mm allow; score others with predict_file."
             )
-        if not trained.trim:
-            raise ConfigError(
-                "trim: False: this model was trained on batches padded to max_len, and a Ranker pads nothing; score "
-                "with predict_file."
-            )
         self.model = trained.model
         self.batch_size = check_value("batch_size", Positive, batch_size)
         self._schema = trained.schema
+        # As a batch: without history one position of padding stands in, and untrimmed ones are all as long as max_len.
+        self._shortest = 1 if trained.trim else trained.schema.max_len
         self._index_of = trained.table.index_of
         self._columns = trained.columns()
 
@@ -101,10 +99,9 @@ class Ranker:
         items_UD = self.model.embedding_layer(items)
         vectors = self.model.vectors.units(items)
         place_of = torch.from_numpy(place.reshape(-1)).to(device)
-        is_real_1L = torch.ones(1, len(clicked), dtype=torch.bool, device=device)
-        history_1LD = items_UD[place_of[: len(clicked)]].unsqueeze(0)
-        if not len(clicked):  # one position of padding stands in, as in a batch
-            is_real_1L, history_1LD = is_real_1L.new_zeros(1, 1), items_UD.new_zeros(1, 1, items_UD.shape[1])
+        padding = max(self._shortest - len(clicked), 0)
+        is_real_1L = nn.functional.pad(torch.ones(1, len(clicked), dtype=torch.bool, device=device), (padding, 0))
+        history_1LD = nn.functional.pad(items_UD[place_of[: len(clicked)]], (0, 0, padding, 0)).unsqueeze(0)
         scores = []
         for start in range(0, len(wanted), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -113,7 +110,7 @@ class Ranker:
             size = len(target_BD)
             context_BC = self.model.embedding_layer.context({name: c[part] for name, c in context.items()}, size)
             history_BLD, is_real_BL = history_1LD.expand(size, -1, -1), is_real_1L.expand(size, -1)
-            compared = _compare(vectors, place_B, place_of[: len(clicked)]) if vectors else None
+            compared = _compare(vectors, place_B, place_of[: len(clicked)], padding) if vectors else None
             score_B1 = self.model.rank(context_BC, target_BD, history_BLD, is_real_BL, compared)
             scores.append(score_B1.reshape(-1))
         return torch.cat(scores)
@@ -135,13 +132,14 @@ class Ranker:
 
 
 def _compare(
-    vectors: Sequence[ComparedVectors], target_B: torch.Tensor, clicked_L: torch.Tensor
+    vectors: Sequence[ComparedVectors], target_B: torch.Tensor, clicked_L: torch.Tensor, padding: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What ``model.vectors.compare`` returns, where all rows share one history, which need not be copied for each.
 
     Args:
         vectors: of ``model.vectors.units``.
         target_B, clicked_L: places in them.
+        padding: positions of it in front of what was clicked.
     """
     found, known = [], []
     is_other_BL = target_B.unsqueeze(1) != clicked_L
@@ -149,10 +147,8 @@ def _compare(
         with torch.autocast(target_UW.device.type, enabled=False):
             cosine_BL = target_UW[target_B] @ history_UW[clicked_L].T
         is_known_BL = is_other_BL & is_known_target_U[target_B].unsqueeze(1) & is_known_history_U[clicked_L]
-        if not len(clicked_L):  # as in the history: one position of padding
-            cosine_BL, is_known_BL = cosine_BL.new_zeros(len(target_B), 1), is_known_BL.new_zeros(len(target_B), 1)
-        found.append(cosine_BL)
-        known.append(is_known_BL)
+        found.append(nn.functional.pad(cosine_BL, (padding, 0)))
+        known.append(nn.functional.pad(is_known_BL, (padding, 0)))
     return torch.stack(found, dim=-1), torch.stack(known, dim=-1)
 
 

@@ -62,7 +62,9 @@ class Setup:
         move_weights(net, 0.03)
         return net.train()
 
-    def expected(self, model: Any, history: list[int], candidates: np.ndarray, likes: Any, price: Any) -> np.ndarray:
+    def expected(
+        self, model: Any, history: list[int], candidates: np.ndarray, likes: Any, price: Any, trim: bool = True
+    ) -> np.ndarray:
         """The same rows as a file, through the loader and ``model.predict``."""
         n = len(candidates)
         columns = {"user_id": [1] * n, "item_seq": [history] * n, "item_id": candidates.tolist()}
@@ -72,7 +74,7 @@ class Setup:
         lists = pa.array([*columns["item_seq"], *filler["item_seq"]], pa.list_(pa.int64()))
         table = pa.table({name: [*columns[name], *filler[name]] for name in columns if name != "item_seq"})
         pq.write_table(table.append_column("item_seq", lists), path)  # a split must have one history at least
-        options = {"max_len": MAX_LEN, "batch_size": 16, "similarity": model.vectors.compared}
+        options = {"max_len": MAX_LEN, "batch_size": 16, "similarity": model.vectors.compared, "trim": trim}
         loader = fuxictr_mm.MMCTRDataLoader(model.feature_map, path, split="test", **options)
         return model.predict(loader)[:n]
 
@@ -113,6 +115,22 @@ def test_switches_of_the_transformer(setup: Setup, options: dict[str, Any]) -> N
         [4], CANDIDATES, {"likes_level": 3, "price": 0.5}
     )
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("history", list(HISTORIES.values()), ids=list(HISTORIES))
+def test_a_model_that_was_fed_untrimmed_batches_is_asked_with_such(setup: Setup, history: list[int]) -> None:
+    """With the published mask padding takes part, so its amount shows in the scores."""
+    net = setup.model("Transformer_DCNv2", padding_mask="as_published", similarity=["item_emb"])
+    expected = setup.expected(net, history, CANDIDATES, 3, 0.5, trim=False)
+    context = {"likes_level": 3, "price": 0.5}
+    scores = {
+        trim: Ranker(Trained.of(net, setup.feature_map, {"max_len": MAX_LEN, "trim": trim})).score(
+            history, CANDIDATES, context
+        )
+        for trim in (True, False)
+    }
+    np.testing.assert_allclose(scores[False], expected, rtol=0, atol=1e-6)
+    assert len(history) >= MAX_LEN or np.abs(scores[True] - expected).max() > 1e-4
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -219,7 +237,5 @@ def test_refuses_models_and_settings_it_cannot_use(setup: Setup, tmp_path: Path)
         Ranker(Trained.of(torch.nn.Linear(1, 1), setup.feature_map, {}))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Ranker takes a Trained, which knows how its model was fed; found DIN_SE_M"):
         Ranker(net)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="trim: False: this model was trained on batches padded to max_len"):
-        Ranker(Trained.of(net, setup.feature_map, {"trim": False}))
     with pytest.raises(ConfigError, match="the feature map names no item table"):
         Trained.of(net, tiny_feature_map(tmp_path), {})
