@@ -120,7 +120,7 @@ class Experiment:
     @cached_property
     def schema(self) -> DatasetSchema:
         """The roles of the columns that the experiment reads."""
-        return DatasetSchema.from_params(self.params)
+        return DatasetSchema.from_params(self.params).read_by(self.params)
 
     @property
     def checkpoint(self) -> Path:

@@ -6,7 +6,7 @@ same :class:`DatasetSchema`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -138,6 +138,33 @@ class DatasetSchema:
     def context_columns(self) -> tuple[Column, ...]:
         """Feature columns of the split files (meta columns left out)."""
         return tuple(column for column in self.columns if not column.is_item and column.type != "meta")
+
+    def read_by(self, params: Mapping[str, Any]) -> "DatasetSchema":
+        """Return the schema of the columns that an experiment reads; nothing else decides which these are.
+
+        Those are the columns of ``use_features``, all where it is not given; but item columns of ``type: meta`` only
+        where ``similarity`` names them, since FuxiCTR's own models would count one that is only compared as a field;
+        and always the group id, which every batch carries.
+
+        Raises:
+            ConfigError: no item column is left.
+        """
+        used, compared = params.get("use_features"), params.get("similarity") or ()
+        columns = [
+            column
+            for column in self.columns
+            if column.name == self.group_id
+            or (
+                (not used or column.name in used)
+                and (column.name in compared or column.type != "meta" or not column.is_item)
+            )
+        ]
+        if not any(column.is_item for column in columns):
+            raise ConfigError(
+                f"use_features={used}: none of them is an item column that is a field or that 'similarity' names, so "
+                "there is no target item; add the item id."
+            )
+        return replace(self, columns=tuple(columns))
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "DatasetSchema":

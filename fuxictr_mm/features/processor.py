@@ -30,13 +30,17 @@ class MultimodalFeatureProcessor(FeatureProcessor):
     The data files are left as they are: our loader reads them directly, with the item table beside them. Feature maps
     are written atomically, so that parallel runs may share a dataset folder.
 
+    The feature map holds the columns that the experiment reads and no others, see
+    :meth:`~fuxictr_mm.config.schema.DatasetSchema.read_by`.
+
     Args:
         feature_cols, label_col, dataset_id, data_root: as in FuxiCTR.
-        params: further dataset keys: ``item_info``, ``item_feature``, ``modality_data``, ``train_data``, ``item_col``,
-            ``history_col``, ``max_len``, ``group_id``, ``rebuild_dataset``.
+        params: further keys of the experiment: ``item_info``, ``item_feature``, ``modality_data``, ``train_data``,
+            ``item_col``, ``history_col``, ``max_len``, ``group_id``, ``rebuild_dataset``, ``use_features``,
+            ``similarity``.
 
     Attributes:
-        schema: the roles of the dataset's columns.
+        schema: the roles of the columns that the experiment reads.
         item_table: the :class:`ItemTable`, after :meth:`fit`.
         feature_map: the host's ``FeatureMap``, in which every item column names the item table's file.
 
@@ -57,11 +61,15 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         **params: Any,
     ) -> None:
         _refuse_rebuild(params.get("rebuild_dataset", True))
-        self.schema = DatasetSchema.from_params({**params, "feature_cols": feature_cols, "label_col": label_col})
         # Copies, because fit fills in what the item table decides.
         columns = [{"active": True, **column} for column in feature_cols]
         _check_dtypes(columns, label_col)
         super().__init__(columns, label_col, dataset_id, os.fspath(data_root), **params)
+        params_of_schema = {**params, "feature_cols": columns, "label_col": label_col}
+        self.schema = DatasetSchema.from_params(params_of_schema).read_by(params)
+        read = {column.name for column in self.schema.columns}
+        for column in self.feature_cols:
+            column["active"] = column["name"] in read
         _check_sharing(self.feature_cols)
         self._sources = {key: params.get(key) for key in ("item_info", "item_feature", "modality_data", "train_data")}
 

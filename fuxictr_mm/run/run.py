@@ -178,12 +178,13 @@ def build_features(params: dict[str, Any]) -> tuple[FeatureMap, str]:
 
 
 def read_feature_map(file: Path, params: dict[str, Any]) -> FeatureMap:
-    """Load FuxiCTR's feature map; it holds the group column, which a batch carries, whatever fields are used."""
+    """Load a feature map that :class:`MultimodalFeatureProcessor` wrote.
+
+    Its columns are those of the experiment already, so ``use_features``, which FuxiCTR applies at this point and which
+    does not name the group id, is not applied again.
+    """
     feature_map = FeatureMap(params["dataset_id"], str(Path(params["data_root"]) / params["dataset_id"]))
-    used, group = params.get("use_features"), params.get("group_id")
-    if used and group and group not in used:
-        params = {**params, "use_features": [group, *used]}
-    feature_map.load(str(file), params)
+    feature_map.load(str(file), {**params, "use_features": None})
     return feature_map
 
 

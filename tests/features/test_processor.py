@@ -88,6 +88,7 @@ def test_click_vectors_say_how_they_are_compared(params, tmp_path):
     expected = item("expected", "meta", pca={"txt": 4}, clicks=3) | {"dtype": "float"}
     own = item("own", "meta", clicks=3) | {"dtype": "float"}
     params |= {"feature_cols": [*COLUMNS, expected, own], "train_data": str(tmp_path / "train.parquet")}
+    params |= {"similarity": ["expected", "own"]}
     features = load_feature_map(fit(params), params).features
     found = {
         name: [features[name].get(key) for key in ("click_vectors", "click_folds")] for name in ("expected", "own")
@@ -99,9 +100,32 @@ def test_click_vectors_say_how_they_are_compared(params, tmp_path):
 
 
 def load_feature_map(processor, params):
+    """As an existing script does it."""
     feature_map = FeatureMap(params["dataset_id"], processor.data_dir)
     feature_map.load(processor.json_file, {**params, "embedding_dim": 8})
     return feature_map
+
+
+RAW = item("raw", "meta", pca={"txt": None, "img": None}) | {"dtype": "float"}
+FIELDS = ["likes_level", "views_level", "item_id", "item_tags", "emb"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, ["user_id", *FIELDS]),
+        ({"similarity": []}, ["user_id", *FIELDS]),
+        ({"similarity": ["raw"]}, ["user_id", *FIELDS, "raw"]),
+        ({"similarity": ["emb"]}, ["user_id", *FIELDS]),
+        ({"use_features": ["item_id", "likes_level"]}, ["user_id", "likes_level", "item_id"]),
+        ({"use_features": ["item_id", "raw"]}, ["user_id", "item_id"]),
+        ({"use_features": ["item_id", "raw"], "similarity": ["raw"]}, ["user_id", "item_id", "raw"]),
+        ({"use_features": ["item_id"], "group_id": None}, ["item_id"]),
+    ],
+)
+def test_the_feature_map_holds_what_the_experiment_reads(params, choice, expected):
+    params |= {"feature_cols": [*COLUMNS, RAW], **choice}
+    assert list(fit(params).feature_map.features) == expected
 
 
 def test_through_build_dataset(params):
@@ -130,8 +154,7 @@ def test_through_build_dataset(params):
 
 
 def test_vectors_that_are_compared_only_are_no_fields(params):
-    raw = item("raw", "meta", pca={"txt": None, "img": None}) | {"dtype": "float"}
-    params["feature_cols"] = [*COLUMNS, raw]
+    params |= {"feature_cols": [*COLUMNS, RAW], "similarity": ["raw"]}
     processor = fit(params)
     feature_map = load_feature_map(processor, params)
     spec = feature_map.features["raw"]
@@ -247,6 +270,7 @@ REFUSALS = {
         r"column 'x': share_embedding='item_id' names no id column before it; found \[\]",
     ),
     "no item column": (dict(feature_cols=[context("x", vocab_size=3)]), ConfigError, "no active column has 'source"),
+    "no item column is read": (dict(use_features=["likes_level"]), ConfigError, "use_features=.*: none of them is an i"),
     "no item file": (dict(item_feature=None), ConfigError, "neither 'item_info' nor 'item_feature' is given"),
     "absent item file": (dict(item_feature="absent.parquet"), DataError, "absent.parquet: file not found"),
 }  # fmt: skip

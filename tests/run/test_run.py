@@ -216,6 +216,21 @@ def test_the_challenges_experiments_fit_the_challenges_files(expid: str, tmp_pat
     assert "best possible AUC" in result.to_table()
 
 
+@pytest.mark.parametrize("use_features", [None, ["likes_level", "item_id", "item_tags"]])
+@pytest.mark.parametrize("model", ["DIN", "TransAct"])
+def test_host_models_train_where_vectors_are_compared(model: str, use_features: Any, config: Path) -> None:
+    """Their widths are sums over every item column that they see, and every column of the batch must be known."""
+    if not host_model_names():
+        pytest.skip("this fuxictr carries no models")
+    file = config / "model_config.yaml"
+    file.write_text(yaml.safe_dump({"Base": BASE, "host": {"model": model, "dataset_id": "clusters"}}))
+    experiment = load("host", config, epochs=1, use_features=use_features, metrics=["AUC", "gAUC"])
+    raw = {"name": "raw", "active": True, "dtype": "float", "type": "meta", "source": "item", "pca": {"text": None}}
+    experiment = experiment.but(feature_cols=[*experiment["feature_cols"], raw])
+    assert run_experiment(experiment).test["gAUC"] > 0.4
+    predict_file(Trained.open(experiment), experiment["test_data"], config / "scores.parquet")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -50,7 +50,7 @@ class Setup:
         for split in ("train", "valid", "test"):
             rows = pq.read_table(folder / f"{split}.parquet")
             pq.write_table(rows.append_column("price", pa.array(np.ones(len(rows)))), folder / f"{split}.parquet")
-        processor = fuxictr_mm.MultimodalFeatureProcessor(**self.params)
+        processor = fuxictr_mm.MultimodalFeatureProcessor(**self.params, similarity=["clicks", "peers"])
         build_dataset(processor, **self.params)
         self.feature_map = FeatureMap("clusters", processor.data_dir)
         self.feature_map.load(processor.json_file, self.params)
