@@ -17,7 +17,8 @@ from fuxictr_mm.cli import user_errors
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.sources import Sources, entry_modalities
+from fuxictr_mm.features.derive.derivation import derivations_of
+from fuxictr_mm.features.sources import Sources
 from fuxictr_mm.files import atomic_write, open_parquet
 
 SHARES = (0.1, 0.3, 0.5, 0.7)
@@ -52,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
                 raise ConfigError(f"--shares {share}: a share of the items is at least 0 and less than 1.")
         params = load_dataset(args.dataset)
         schema = DatasetSchema.from_params(params)
-        entries = {entry for column in schema.item_columns for entry in column.pca or ()}
-        modalities = sorted({name for entry in entries for name in entry_modalities(entry)})
+        derivations = [one for column in schema.item_columns for one in derivations_of(column)]
+        modalities = sorted({name for one in derivations for name in one.modalities})
         files = ("item_info", "item_feature", "modality_data")
         sources = Sources.from_paths(schema.item_col, *(params.get(key) for key in files))
         paths = sorted({sources.file_of_modality(name) for name in modalities})

@@ -78,14 +78,13 @@ def traits(experiment: Experiment) -> dict[str, Any]:
         its ``pca`` -> share of variance per component.
     """
     trained = Trained.open(experiment)
-    reports = trained.table.info["pca"]
     explained = {
-        column: {
+        name: {
             report["modality"]: report["explained_variance_ratio"]
-            for report in reports.get(column, ())
-            if report["explained_variance_ratio"] is not None
+            for report in column.info["reports"]
+            if report.get("explained_variance_ratio") is not None
         }
-        for column in trained.feature_map.features
+        for name, column in trained.table.stored.items()
     }
     is_ours = isinstance(trained.model, MultimodalRankModel)
     return {

@@ -44,4 +44,4 @@ def test_a_grid_search_in_two_processes(tmp_path: Path, monkeypatch: pytest.Monk
     assert all("[test] AUC: 0." in row for row in rows)
     checkpoints = folder / "checkpoints" / "clusters"
     assert len(list(checkpoints.glob("din_*.model"))) == 2
-    assert len(list((folder / "processed" / "clusters").glob("item_table-*.safetensors"))) == 1
+    assert len(list((folder / "processed" / "clusters").glob("item_emb-*.safetensors"))) == 1

@@ -25,6 +25,7 @@ from model_zoo.LongCTR import TransAct
 from step import transact_weights
 from tqdm import tqdm
 
+from fuxictr_mm.features.columns import ItemColumn
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.models import DIN_SE_MHTA, Transformer_DCNv2
 from fuxictr_mm.run import Trained
@@ -53,15 +54,22 @@ def feature_map(folder: Path, table: ItemTable, widths: Mapping[str, Any], *, ve
     result.labels = ["label"]
     result.default_emb_dim = widths["embedding_dim"]
     assert table.path is not None
-    item = {"source": "item", "item_table": table.path.name}
+    item = {"source": "item", "item_ids": table.path.name}
+    files = {name: str(column.path) for name, column in table.stored.items()}
     tags = {"type": "sequence", "vocab_size": N_TAGS, "padding_idx": 0, "max_len": 5}
     result.features = OrderedDict(
         {name: {"type": "categorical", "source": "", "vocab_size": 11, "padding_idx": 0} for name in CONTEXT},
         item_id={**item, "type": "categorical", "vocab_size": N_ITEMS + 1, "padding_idx": 0},
-        item_tags={**item, **tags, "feature_encoder": "layers.MaskedAveragePooling()"},
+        item_tags={
+            **item,
+            **tags,
+            "item_column": files["item_tags"],
+            "feature_encoder": "layers.MaskedAveragePooling()",
+        },
     )
     if vectors:
         width = widths["vector"]
+        item |= {"item_column": files["item_emb"]}
         result.features["item_emb"] = {**item, "type": "embedding", "embedding_dim": width, "pretrain_dim": width}
     return result
 
@@ -69,14 +77,13 @@ def feature_map(folder: Path, table: ItemTable, widths: Mapping[str, Any], *, ve
 def item_table(folder: Path, width: int) -> ItemTable:
     rng = np.random.default_rng(0)
     columns = {
-        "item_id": np.arange(N_ITEMS + 1, dtype=np.int32),
         "item_tags": rng.integers(1, N_TAGS, (N_ITEMS + 1, 5), dtype=np.int32),
         "item_emb": rng.standard_normal((N_ITEMS + 1, width), dtype=np.float32) / np.float32(width**0.5),
     }
     for column in columns.values():
         column[0] = 0
     ids = np.arange(1, N_ITEMS + 1)
-    return ItemTable(ids, columns, info={"columns": dict.fromkeys(columns)}).save(folder / "item_table.safetensors")
+    return ItemTable(ids, {name: ItemColumn(values) for name, values in columns.items()}).save(folder)
 
 
 def arms(folder: Path, widths: Mapping[str, Any]) -> tuple[dict[str, _Answer], dict[str, int]]:

@@ -22,7 +22,7 @@ import yaml
 from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.features.table import ItemTable
+from fuxictr_mm.features.columns import ItemColumn
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.run.provenance import current_commit, machine
 
@@ -76,7 +76,7 @@ def sweep(folder: Path, data: Path, workers: int) -> dict[str, Any]:
     CSV.unlink(missing_ok=True)
     whole = {match[1] for row in rows if (match := ROW.fullmatch(row))}
     results = [json.loads(file.read_text()) for file in folder.glob("checkpoints/*/*.result.json")]
-    tables = list(folder.glob("data/*/item_table-*.safetensors"))
+    columns = list(folder.glob("data/*/item_emb-*.safetensors"))
     maps = list(folder.glob("data/*/feature_map.json"))
     return {
         "s": round(seconds),
@@ -84,30 +84,29 @@ def sweep(folder: Path, data: Path, workers: int) -> dict[str, Any]:
         "csv rows": len(rows),
         "of them whole": len(whole),
         "results": len(results),
-        "item tables": len(tables),
-        "that load": sum(_whole(table) for table in tables),
+        "vector columns": len(columns),
+        "that load": sum(_whole(column) for column in columns),
         "feature maps": len(maps),
-        "that name their table": sum(_names_its_table(file) for file in maps),
+        "that name theirs": sum(_names_its_column(file) for file in maps),
         "left over": len(list(folder.rglob("*.tmp"))) + len(list(folder.rglob("*.state"))),
         "metrics": {result["expid"]: {"valid": result["valid"], "test": result["test"]} for result in results},
     }
 
 
-def _whole(table: Path) -> bool:
+def _whole(column: Path) -> bool:
     try:
-        columns = ItemTable.load(table).columns
+        return len(ItemColumn.load(column).values) == SETTINGS.items + 1
     except DataError:
         return False
-    return all(len(values) == SETTINGS.items + 1 for values in columns.values())
 
 
-def _names_its_table(feature_map: Path) -> bool:
+def _names_its_column(feature_map: Path) -> bool:
     try:
         features = json.loads(feature_map.read_text(encoding="utf-8"))["features"]
     except ValueError:
         return False
-    named = {column["item_table"] for entry in features for column in entry.values() if "item_table" in column}
-    return len(named) == 1 and (feature_map.parent / named.pop()).is_file()
+    named = [entry["item_emb"]["item_column"] for entry in features if "item_emb" in entry]
+    return len(named) == 1 and (feature_map.parent / named[0]).is_file()
 
 
 def expected(found: dict[str, Any], first: dict[str, Any]) -> bool:
@@ -115,8 +114,8 @@ def expected(found: dict[str, Any], first: dict[str, Any]) -> bool:
     return (
         found["exit status"] == 0
         and found["csv rows"] == found["of them whole"] == found["results"] == EXPERIMENTS
-        and found["item tables"] == found["that load"] == VARIANTS
-        and found["feature maps"] == found["that name their table"] == VARIANTS
+        and found["vector columns"] == found["that load"] == VARIANTS
+        and found["feature maps"] == found["that name theirs"] == VARIANTS
         and found["left over"] == 0
         and found["metrics"] == first["metrics"]
     )
@@ -132,7 +131,7 @@ def markdown(sweeps: list[dict[str, Any]], workers: int, commit: str) -> str:
     verdict = "all as expected" if all(expected(found, sweeps[0]) for found in sweeps) else "NOT as expected"
     lines += [
         "",
-        f"{EXPERIMENTS} experiments, {VARIANTS} item tables, {workers} workers, {len(sweeps)} times anew: {verdict}.",
+        f"{EXPERIMENTS} experiments, {VARIANTS} columns, {workers} workers, {len(sweeps)} times anew: {verdict}.",
         f"Command: `python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; commit {commit}; {machine()}.",
     ]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ same :class:`DatasetSchema`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from fuxictr_mm.errors import ConfigError
 __all__ = ["COLUMN_KEYS", "Column", "DatasetSchema", "check_columns"]
 
 _Width = Positive | Annotated[float, Field(gt=0, lt=1)] | None
+_VECTORS = ("embedding", "meta")
 _Id = Annotated[int, Field(ge=2)] | None
 
 
@@ -27,10 +28,12 @@ class ColumnKey:
     Attributes:
         type: annotation that its value must keep.
         rewrites: FuxiCTR applies it while it rewrites the data; nothing is rewritten here, so it would be ignored.
+        derives: it says how an item column of vectors is derived; the types of column that may carry it.
     """
 
     type: Any
     rewrites: bool = False
+    derives: tuple[str, ...] = ()
 
 
 COLUMN_KEYS: dict[str, ColumnKey] = {
@@ -54,11 +57,11 @@ COLUMN_KEYS: dict[str, ColumnKey] = {
     "padding": ColumnKey(str),
     "min_categr_count": ColumnKey(int),
     "num_buckets": ColumnKey(Positive),
-    "pca": ColumnKey(Annotated[dict[str, _Width], Field(min_length=1)] | None),
-    "pca_whiten": ColumnKey(bool | Annotated[float, Field(ge=0, le=1)] | None),
-    "pca_normalize": ColumnKey(bool),
-    "pca_fit_on": ColumnKey(Literal["all", "train"]),
-    "clicks": ColumnKey(Positive | None),
+    "pca": ColumnKey(Annotated[dict[str, _Width], Field(min_length=1)] | None, derives=_VECTORS),
+    "pca_whiten": ColumnKey(bool | Annotated[float, Field(ge=0, le=1)] | None, derives=_VECTORS),
+    "pca_normalize": ColumnKey(bool, derives=_VECTORS),
+    "pca_fit_on": ColumnKey(Literal["all", "train"], derives=_VECTORS),
+    "clicks": ColumnKey(Positive | None, derives=("meta",)),
     "preprocess": ColumnKey(Any, rewrites=True),
     "normalizer": ColumnKey(Any, rewrites=True),
     "category_processor": ColumnKey(Any, rewrites=True),
@@ -78,11 +81,10 @@ class Column:
         vocab_size: number of ids including padding id 0 (``None`` where the type has none or the data decides).
         max_len: list length of a ``sequence`` column.
         width: length of one vector of an ``embedding`` or item ``meta`` column as stored (FuxiCTR's ``pretrain_dim``).
-        pca: for a derived vector: ``{"modality" or "modality+modality": components}``; the number is a width (int),
-            a share of variance (float < 1) or ``None`` for the raw vector.
-        pca_whiten, pca_normalize, pca_fit_on: options of the derivation, see :mod:`fuxictr_mm.features`.
-        clicks: of an item ``meta`` column: it holds click vectors of this width, expected from what ``pca`` gives or,
-            without ``pca``, of the items' own clicks; see :mod:`fuxictr_mm.features.derive.clicks`.
+        derived: the keys that say how it is derived, in the order of ``COLUMN_KEYS``; empty: it is read as it stands.
+            ``pca`` maps ``"modality"`` or ``"modality+modality"`` to a width (int), a share of variance (float < 1) or
+            ``None`` for the raw vector; ``clicks`` is the width of click vectors. See
+            :mod:`fuxictr_mm.features.derive`.
         freeze_emb: FuxiCTR's word; False: models of ours go on training the vectors of this ``embedding`` column.
     """
 
@@ -92,21 +94,12 @@ class Column:
     vocab_size: int | None = None
     max_len: int | None = None
     width: int | None = None
-    pca: Mapping[str, int | float | None] | None = None
-    pca_whiten: bool | float = False
-    pca_normalize: bool = True
-    pca_fit_on: str = "all"
-    clicks: int | None = None
+    derived: Mapping[str, Any] = field(default_factory=dict)
     freeze_emb: bool = True
 
     @property
     def is_item(self) -> bool:
         return self.source == "item"
-
-    @property
-    def has_own_clicks(self) -> bool:
-        """Whether it is derived from clicks alone, and from no file of items."""
-        return self.clicks is not None and self.pca is None
 
 
 @dataclass(frozen=True)
@@ -269,27 +262,20 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
             f"column {name!r}: type={kind!r} is supported for 'source: item' columns only; the history itself is "
             "named by the dataset key 'history_col' and needs no feature column."
         )
-    pca, clicks = spec.get("pca"), spec.get("clicks")
-    if pca is not None and not (is_item and kind in ("embedding", "meta")):
-        raise ConfigError(
-            f"column {name!r}: 'pca' needs 'source: item' and 'type: embedding', or 'type: meta' for vectors that are "
-            "compared only."
-        )
-    if clicks is not None and not (is_item and kind == "meta"):
-        raise ConfigError(
-            f"column {name!r}: 'clicks' needs 'source: item' and 'type: meta', since click vectors are compared only."
-        )
+    derived = {key: spec[key] for key, known in COLUMN_KEYS.items() if known.derives and spec.get(key) is not None}
+    for key in derived:
+        if not is_item or kind not in COLUMN_KEYS[key].derives:
+            kinds = " or ".join(f"'type: {one}'" for one in COLUMN_KEYS[key].derives)
+            raise ConfigError(
+                f"column {name!r}: {key!r} needs 'source: item' and {kinds}; a column of 'type: meta' is compared only."
+            )
     return Column(
         name=name,
         type=kind,
         source=spec.get("source") or "",
         vocab_size=spec.get("vocab_size"),
         max_len=spec.get("max_len"),
-        width=width if kind == "embedding" or (kind == "meta" and pca is not None) else None,
-        pca=dict(pca) if pca is not None else None,
-        pca_whiten=spec.get("pca_whiten") or False,
-        pca_normalize=bool(spec.get("pca_normalize", True)),
-        pca_fit_on=spec.get("pca_fit_on", "all"),
-        clicks=clicks,
+        width=width if kind == "embedding" or (kind == "meta" and derived) else None,
+        derived=derived,
         freeze_emb=kind != "embedding" or spec.get("freeze_emb", True),
     )

@@ -154,7 +154,7 @@ def iter_split(
     _check_types(path, file.schema_arrow, schema, names)
     if not file.metadata.num_rows:
         raise DataError(f"{path}: 0 rows; a split needs at least one, so make the file again or leave it out.")
-    index_of = ItemTable(item_ids, {}).index_of
+    index_of = ItemTable(item_ids).index_of
     start = 0
     for batch in _batches(path, names, chunk_rows or CHUNK_ROWS):
         columns = {name: _ColumnChunk(path, name, start, batch.column(name)) for name in names}

@@ -168,11 +168,13 @@ def item_columns(table: ItemTable, schema: DatasetSchema, compared: Iterable[str
     names = [column.name for column in schema.item_columns if column.type != "meta" or column.name in compared]
     if schema.item_col not in names and not all(column.freeze_emb for column in schema.item_columns):
         names.append(schema.item_col)
-    key = (str(table.path), *names)
-    if table.path is not None and (shared := _SHARED.get(key)) is not None:
+    files = [table.path, *(table.stored[name].path for name in names if name != table.item_col)]
+    key = (*names, *map(str, files))
+    is_stored = None not in files
+    if is_stored and (shared := _SHARED.get(key)) is not None:
         return shared
     columns = ItemColumns({name: torch.from_numpy(np.asarray(table.columns[name])) for name in names})
-    if table.path is not None:
+    if is_stored:
         _SHARED[key] = columns
     return columns
 
@@ -185,10 +187,12 @@ def named_item_table(feature_map: Any) -> ItemTable | None:
     """Open the item table that a feature map of ``MultimodalFeatureProcessor`` names; ``None``: it names none.
 
     Raises:
-        DataError: the table is missing or damaged.
+        DataError: a file of it is missing or damaged.
     """
-    names = {spec["item_table"] for spec in feature_map.features.values() if "item_table" in spec}
-    return ItemTable.load(Path(feature_map.data_dir) / names.pop()) if names else None
+    folder = Path(feature_map.data_dir)
+    ids = {spec["item_ids"] for spec in feature_map.features.values() if "item_ids" in spec}
+    columns = {name: spec["item_column"] for name, spec in feature_map.features.items() if "item_column" in spec}
+    return ItemTable.load(folder / ids.pop(), {name: folder / columns[name] for name in columns}) if ids else None
 
 
 def _open_item_table(feature_map: Any, schema: DatasetSchema, item_info: str | Path | None) -> ItemTable:

@@ -1,5 +1,3 @@
-"""From raw modality vectors to the item table that loaders read; numpy and files only, no torch.
-
-``pca`` reduces one modality, ``vectors`` reads its files, ``columns`` and ``derive`` make a column of ready-made and of
-derived values, ``item_table`` keeps them all, and ``processor`` offers this as FuxiCTR's feature processor.
+"""From raw vectors to the item table that loaders read: ids, and one stored array per column. Only ``processor`` knows
+FuxiCTR, and nothing here imports torch.
 """

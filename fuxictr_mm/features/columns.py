@@ -1,160 +1,250 @@
-"""Builds item columns, ready-made or derived, for the items of a new table or for those that arrive later.
+"""One item column: opened where it is stored already, read or derived and stored where it is not."""
 
-Apart from the item table, which asks for whole columns, and from the derivation of one entry, which knows no columns.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from fuxictr_mm.config.schema import Column
-from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.derive.clicks import Clicks, ExpectedClicks, own_clicks, own_clicks_width
-from fuxictr_mm.features.derive.raw import ModalityRows, fit_entry, restore_entry, transform_entry
-from fuxictr_mm.features.sources import Sources, entry_modalities, read_column
+from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.arrays import digest, read_arrays, stored_name, write_arrays
+from fuxictr_mm.features.derive.derivation import Derivation, ItemRows, WholeRows, derivations_of
+from fuxictr_mm.features.derive.modalities import ModalityRows
+from fuxictr_mm.features.derive.training import TrainingSplit
+from fuxictr_mm.features.sources import Sources, read_column
+from fuxictr_mm.files import file_fingerprint, open_parquet
 
-__all__ = ["ColumnBuilder", "check_vocab", "read_specification", "write_specification"]
+__all__ = ["ItemColumn", "Items", "column_file", "open_column", "read_ready_made"]
+
+FORMAT = "fuxictr_mm item column 1"
+LIBRARIES = ("numpy", "pyarrow", "safetensors", "scikit-learn", "scipy")
 
 
-class ColumnBuilder:
-    """Reads or derives the columns of one set of items.
-
-    Args:
-        sources: the files of the items.
-        item_ids: (n_items,) int64, sorted.
-        index_of: raw ids -> position in ``item_ids`` + 1, or 0 or less.
-        spool_dir: folder for temporary files.
+@dataclass(frozen=True)
+class Items:
+    """The items whose columns are wanted.
 
     Attributes:
-        states: fitted reducers as arrays, ``"<column>/<entry number>/<field>"`` -> array.
-        reports: column -> one record per entry of its ``pca``: widths, rows fitted, variance kept.
-        click_reports: column -> what :class:`ExpectedClicks` says about its fit.
+        sources: the files that describe them.
+        ids: (n_items,) int64.
+        index_of: raw ids -> position in ``ids`` + 1, or 0 or less.
+        folder: for temporary files.
     """
 
-    def __init__(
-        self, sources: Sources, item_ids: np.ndarray, index_of: Callable[[np.ndarray], np.ndarray], spool_dir: Path
-    ) -> None:
-        self.sources = sources
-        self.item_ids = item_ids
-        self.index_of = index_of
-        self.spool_dir = spool_dir
-        self.states: dict[str, np.ndarray] = {}
-        self.reports: dict[str, list[dict[str, Any]]] = {}
-        self.click_reports: dict[str, dict[str, Any]] = {}
+    sources: Sources
+    ids: np.ndarray
+    index_of: Callable[[np.ndarray], np.ndarray]
+    folder: Path
 
-    def fit(self, column: Column, in_fit: Mapping[str, np.ndarray], clicks: Clicks | None = None) -> np.ndarray:
-        """Return the column (n_items + 1, ...), fitting its reducers on the items that ``in_fit[pca_fit_on]`` marks.
+    @cached_property
+    def digest(self) -> str:
+        """Of the ids, in their order."""
+        return digest(self.ids.tobytes())
 
-        ``clicks`` is needed by columns of click vectors.
+    def rows_of(self, derivation: Derivation, widths: Sequence[int] | None = None) -> ModalityRows:
+        """The raw vectors that a derivation reads; they must have ``widths`` where these are given."""
+        paths = [self.sources.file_of_modality(name) for name in derivation.modalities]
+        sources = derivation.modalities, paths, self.sources.key_col
+        return ModalityRows(*sources, self.index_of, len(self.ids), self.folder, widths)
+
+
+@dataclass(frozen=True)
+class ItemColumn:
+    """The values of one column, and how it came to them.
+
+    Attributes:
+        values: (n_items + 1, ...), row 0 zeros: int32 ids and id lists, float32 numbers and vectors.
+        info: ``column``, its specification; ``reports``, one record per derivation; ``feature_spec``, what the feature
+            map tells models; ``sources``, its files; ``libraries``.
+        states: what the derivations learned, ``"<number>/<name>"`` -> array.
+        path: its file, ``None`` for a column that only lives in memory.
+    """
+
+    values: np.ndarray
+    info: Mapping[str, Any] = field(default_factory=dict)
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def modalities(self) -> list[list[Any]]:
+        """The blocks of a vector column in the order in which they stand side by side: ``[name, width]``."""
+        reports = self.info.get("reports", ())
+        if reports and all("raw_widths" in report for report in reports):
+            return [[report["modality"], report["width"]] for report in reports]
+        return [[self.info["column"]["name"], self.values.shape[1]]]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ItemColumn":
+        """Open a stored column; its values are memory-mapped and shared by all processes that open it.
+
+        Raises:
+            DataError: the file is missing, truncated or no item column.
         """
-        if column.has_own_clicks:
-            assert clicks is not None and column.clicks is not None
-            vectors, self.click_reports[column.name] = own_clicks(column.clicks, float(column.pca_whiten), clicks)
-            return vectors
-        if column.pca is None:
-            return self._read(column)
-        blocks = []
-        self.reports[column.name] = []
-        for number, entry in enumerate(column.pca):
-            rows = self._rows(entry, None)
-            reducer = fit_entry(rows, column, entry, in_fit[column.pca_fit_on])
-            block, missing = transform_entry(rows, reducer, entry)
-            blocks.append(block)
-            for name, values in reducer.to_arrays().items():
-                self.states[f"{column.name}/{number}/{name}"] = values
-            ratio = getattr(reducer, "explained_variance_ratio_", None)
-            self.reports[column.name].append(
-                {
-                    "modality": entry,
-                    "raw_widths": rows.widths,
-                    "width": block.shape[1],
-                    "rows_fitted": reducer.n_samples_seen_,
-                    "rows_missing": missing,
-                    "variance_kept": 1.0 if ratio is None else float(ratio.sum()),
-                    "explained_variance_ratio": None if ratio is None else ratio.tolist(),
-                    "rms_norm": reducer.scale_,
-                }
-            )
-        vectors = np.concatenate(blocks, axis=1)
-        if column.clicks is not None:
-            assert clicks is not None
-            expected_clicks = ExpectedClicks(column.clicks, float(column.pca_whiten))
-            vectors = expected_clicks.fit(vectors, clicks.matrix)
-            self.click_reports[column.name] = expected_clicks.report_
-            for name, values in expected_clicks.to_arrays().items():
-                self.states[f"{column.name}/clicks/{name}"] = values
-        if column.width is not None and vectors.shape[1] != column.width:
-            raise ConfigError(
-                f"column {column.name!r}: pretrain_dim={column.width} but its pca gives vectors of width "
-                f"{vectors.shape[1]}; leave pretrain_dim out or make them agree."
-            )
-        return vectors
+        arrays, info = read_arrays(path, FORMAT)
+        values = arrays.pop("values")
+        return cls(values, info, arrays, Path(path))
 
-    def transform(
-        self, column: Column, states: Mapping[str, np.ndarray], reports: Sequence[Mapping[str, Any]]
-    ) -> np.ndarray:
-        """Return the column (n_items + 1, ...) by reducers that :meth:`fit` fitted on other items."""
-        if column.has_own_clicks:  # nobody has clicked these items yet
-            assert column.clicks is not None
-            return np.zeros((len(self.item_ids) + 1, own_clicks_width(column.clicks)), np.float32)
-        if column.pca is None:
-            return self._read(column)
-        blocks = []
-        for number, entry in enumerate(column.pca):
-            prefix = f"{column.name}/{number}/"
-            rows = self._rows(entry, reports[number]["raw_widths"])
-            blocks.append(transform_entry(rows, restore_entry(column, entry, _below(states, prefix)), entry)[0])
-        vectors = np.concatenate(blocks, axis=1)
-        if column.clicks is None:
-            return vectors
-        # Nobody has clicked a new item yet: it stands where its content says, as a target and in a history.
-        return np.tile(ExpectedClicks.from_arrays(_below(states, f"{column.name}/clicks/")).transform(vectors), 2)
+    def save(self, path: str | Path) -> "ItemColumn":
+        """Write it atomically, and return it as :meth:`load` opens it."""
+        write_arrays(path, {"values": self.values, **self.states}, FORMAT, self.info)
+        return type(self).load(path)
 
-    def _read(self, column: Column) -> np.ndarray:
-        if column.name == self.sources.key_col:
-            return np.arange(len(self.item_ids) + 1, dtype=np.int32)
-        return read_column(self.sources, column, self.item_ids)
+    def with_items(self, items: Items) -> "ItemColumn":
+        """The column with the values of further items behind its own; nothing is fitted."""
+        column = self._with_limits(Column(**self.info["column"]))
+        derivations, reports = derivations_of(column), self.info.get("reports", ())
 
-    def _rows(self, entry: str, widths: Sequence[int] | None) -> ModalityRows:
-        names = entry_modalities(entry)
-        paths = [self.sources.file_of_modality(name) for name in names]
-        n_items = len(self.item_ids)
-        return ModalityRows(names, paths, self.sources.key_col, self.index_of, n_items, self.spool_dir, widths)
+        def transform(number: int, rows: ItemRows) -> np.ndarray:
+            prefix = f"{number}/"
+            names = [name for name in self.states if name.startswith(prefix)]
+            derivations[number].restore({name.removeprefix(prefix): self.states[name] for name in names})
+            return derivations[number].transform(rows)
+
+        if derivations:
+            widths = {number: report["raw_widths"] for number, report in enumerate(reports) if "raw_widths" in report}
+            added = _derive(derivations, items, transform, widths)
+        else:
+            added = read_column(items.sources, column, items.ids)
+        return replace(self, values=np.concatenate([self.values, added[1:]]), path=None)
+
+    def _with_limits(self, column: Column) -> Column:
+        """Bind what the specification left open to what is there: models are as wide, and know as many ids."""
+        if column.type in ("categorical", "sequence") and column.vocab_size is None:
+            column = replace(column, vocab_size=int(self.values.max()) + 1)
+        if column.type == "sequence":
+            column = replace(column, max_len=self.values.shape[1])
+        if column.type == "embedding":
+            column = replace(column, width=self.values.shape[1])
+        return column
 
 
-def _below(states: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): values for name, values in states.items() if name.startswith(prefix)}
+def column_file(column: Column, items: Items, training: TrainingSplit, folder: Path) -> Path:
+    """Where a column is stored: the name holds a digest of everything that decides its values.
 
-
-def check_vocab(columns: Sequence[Column], item_col: str, n_items: int) -> None:
-    """Refuse more items than the declared vocabulary of the item id column has room for.
+    That is its own specification, the bytes of the files that it reads, the columns of the training split that it
+    reads, and the ids of the items.
 
     Raises:
-        DataError: ``n_items + 1 > vocab_size``.
+        DataError: a file or a column in it is missing.
+        ConfigError: the dataset names no training split, and the column needs one.
     """
-    vocab_size = next((column.vocab_size for column in columns if column.name == item_col), None)
-    if vocab_size is not None and n_items + 1 > vocab_size:
-        raise DataError(
-            f"column {item_col!r}: vocab_size={vocab_size} but there are {n_items} items and a padding id; use "
-            f"vocab_size >= {n_items + 1} or leave it out."
+    derivations = derivations_of(column)
+    settings = [(type(one).__name__, one.settings) for one in derivations]
+    own = [column.name, column.type, column.vocab_size, column.max_len, column.width]
+    read = _training_columns(derivations, training)
+    files = {name: file_fingerprint(path) for name, path in _files(column, derivations, items, training).items()}
+    return folder / stored_name(column.name, [FORMAT, own, settings, files, read, items.digest])
+
+
+def open_column(column: Column, items: Items, training: TrainingSplit, path: Path) -> ItemColumn:
+    """Open the column that :func:`column_file` has named ``path``, or build and store it.
+
+    Of two processes that want to build one column the second waits, and opens what the first has built.
+
+    Raises:
+        DataError: a file breaks the contract.
+        ConfigError: the specification asks for what the files cannot give.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            if not path.exists():
+                _fit(column, items, training).save(path)
+                logging.info("Built item column: %s (%s items)", path, f"{len(items.ids):,}")
+                return ItemColumn.load(path)
+    logging.info("Reuse item column: %s", path)
+    return ItemColumn.load(path)
+
+
+def read_ready_made(column: Column, items: Items) -> ItemColumn:
+    """Read a column as it stands in the files, without storing it."""
+    return ItemColumn(read_column(items.sources, column, items.ids), {"column": _specification(column)})
+
+
+def _fit(column: Column, items: Items, training: TrainingSplit) -> ItemColumn:
+    derivations, states = derivations_of(column), {}
+    files = _files(column, derivations, items, training)
+    info: dict[str, Any] = {
+        "column": _specification(column),
+        "reports": [],
+        "feature_spec": {},
+        "sources": {name: {"file": path.name, "digest": file_fingerprint(path)} for name, path in files.items()},
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    if not derivations:
+        return ItemColumn(read_column(items.sources, column, items.ids), info)
+
+    def fit(number: int, rows: ItemRows) -> np.ndarray:
+        one = derivations[number]
+        block = one.fit(rows, training)
+        raw = {"raw_widths": rows.widths} if one.modalities else {}
+        info["reports"].append({"modality": one.name, **raw, "width": block.shape[1], **one.report()})
+        info["feature_spec"] |= one.feature_spec()
+        states.update({f"{number}/{name}": array for name, array in one.to_arrays().items()})
+        return block
+
+    values = _derive(derivations, items, fit)
+    if column.width is not None and values.shape[1] != column.width:
+        raise ConfigError(
+            f"column {column.name!r}: pretrain_dim={column.width} but what is derived for it has the width "
+            f"{values.shape[1]}; leave pretrain_dim out or make them agree."
         )
+    return ItemColumn(values, info, states)
 
 
-def write_specification(columns: Sequence[Column], item_col: str) -> dict[str, Any]:
-    """Return the item columns in a form that JSON keeps as it is."""
-    # pca as pairs: their order is the order of the blocks, and sorted JSON objects would lose it.
-    specs = [
-        {**asdict(column), "pca": column.pca and [list(pair) for pair in column.pca.items()]} for column in columns
-    ]
-    for spec in specs:
-        del spec["freeze_emb"]  # what a model does with the vectors is not the table's business
-    return {"item_col": item_col, "columns": specs}
+def _derive(
+    derivations: Sequence[Derivation],
+    items: Items,
+    step: Callable[[int, ItemRows], np.ndarray],
+    widths: Mapping[int, Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Go through the derivations of a column: one adds a block from raw vectors, or replaces those before it."""
+    blocks: list[np.ndarray] = [np.zeros((len(items.ids) + 1, 0), np.float32)]
+    for number, one in enumerate(derivations):
+        if one.modalities:
+            blocks.append(step(number, items.rows_of(one, (widths or {}).get(number))))
+        else:
+            blocks = [step(number, WholeRows(np.concatenate(blocks, axis=1)))]
+    return np.concatenate(blocks, axis=1)
 
 
-def read_specification(specification: Mapping[str, Any]) -> tuple[str, list[Column]]:
-    """Return the item id column and the item columns that :func:`write_specification` wrote."""
-    columns = [Column(**{**spec, "pca": spec["pca"] and dict(spec["pca"])}) for spec in specification["columns"]]
-    return specification["item_col"], columns
+def _specification(column: Column) -> dict[str, Any]:
+    """What :class:`Column` can be made of again; what a model does with the vectors is not the column's business."""
+    return {name: value for name, value in asdict(column).items() if name != "freeze_emb"}
+
+
+def _training_columns(derivations: Sequence[Derivation], training: TrainingSplit) -> list[str]:
+    return sorted({name for one in derivations for name in one.training_columns(training.schema)})
+
+
+def _files(column: Column, derivations: Sequence[Derivation], items: Items, training: TrainingSplit) -> dict[str, Path]:
+    """Everything that a column is made from: modality, own name, or ``train_data`` -> file."""
+    sources = items.sources
+    if not derivations:
+        return {column.name: sources.file_of(column.name)}
+    files = {name: sources.file_of_modality(name) for one in derivations for name in one.modalities}
+    if read := _training_columns(derivations, training):
+        open_parquet(training.path, tuple(read))
+        files["train_data"] = training.path
+    return files
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logging.info("Another process builds %s: waiting for it", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

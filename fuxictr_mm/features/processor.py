@@ -1,7 +1,4 @@
-"""FuxiCTR's feature processor, extended by an item table with derived vectors.
-
-Apart from the item table because only this file knows the host's ``FeatureProcessor`` and its feature map.
-"""
+"""FuxiCTR's feature processor, extended by an item table with derived vectors."""
 
 import os
 import tempfile
@@ -13,7 +10,7 @@ from typing import Any
 from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_mm.config.keys import check_value
-from fuxictr_mm.config.schema import COLUMN_KEYS, DatasetSchema
+from fuxictr_mm.config.schema import COLUMN_KEYS, Column, DatasetSchema
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.table import ItemTable, build_item_table
 from fuxictr_mm.files import atomic_write
@@ -42,7 +39,7 @@ class MultimodalFeatureProcessor(FeatureProcessor):
     Attributes:
         schema: the roles of the columns that the experiment reads.
         item_table: the :class:`ItemTable`, after :meth:`fit`.
-        feature_map: the host's ``FeatureMap``, in which every item column names the item table's file.
+        feature_map: the host's ``FeatureMap``, in which every item column names its file, and that of the item ids.
 
     Raises:
         ConfigError: a column's specification cannot be used, or ``rebuild_dataset`` is not False.
@@ -87,7 +84,6 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         """
         _refuse_rebuild(rebuild_dataset)
         table = build_item_table(self.schema, self.data_dir, **self._sources)
-        assert table.path is not None  # a built table has been saved
         for column in self.feature_cols:
             if column["active"]:
                 self._complete(column, table)
@@ -95,21 +91,8 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         self.feature_map.total_features = 0  # the host adds to it
         with self._own_files_aside():
             super().fit(None, rebuild_dataset=False, **kwargs)
-        trained = [column.name for column in self.schema.item_columns if not column.freeze_emb]
-        for name, values in table.columns.items():
-            if (spec := self.feature_map.features.get(name)) is not None:
-                spec["item_table"] = table.path.name
-                if values.ndim == 2 and spec["type"] in ("embedding", "meta"):
-                    spec["source"] = "item"  # the host drops it from meta columns
-                    spec["pretrain_dim"] = values.shape[1]  # not every host carries it over from the column
-                    if name in trained:
-                        spec["freeze_emb"], spec["vocab_size"] = False, len(values)
-                    clicks = table.info.get("clicks", {}).get(name)
-                    if clicks is not None:
-                        spec["click_vectors"], spec["click_folds"] = clicks["form"], clicks.get("folds", 0)
-                    blocks = [] if clicks is not None else table.info["pca"].get(name)
-                    blocks = blocks or [{"modality": name, "width": values.shape[1]}]
-                    spec["modalities"] = [[block["modality"], block["width"]] for block in blocks]
+        for role in self.schema.item_columns:
+            self._describe(role, table)
         with atomic_write(self.json_file) as temporary:
             self.feature_map.save(str(temporary))
         self.item_table = table
@@ -131,6 +114,23 @@ class MultimodalFeatureProcessor(FeatureProcessor):
                     f"column {name!r}: vocab_size={size!r} must be a whole number >= 2: the largest id plus 1, padding "
                     "id 0 counted."
                 )
+
+    def _describe(self, column: Column, table: ItemTable) -> None:
+        """Tell models of an item column, in the feature map: its files, and what is in its vectors."""
+        spec = self.feature_map.features[column.name]
+        assert table.path is not None  # a built table is stored
+        spec["item_ids"] = table.path.name
+        if (stored := table.stored.get(column.name)) is None:
+            return  # the item ids themselves
+        assert stored.path is not None
+        spec["item_column"] = stored.path.name
+        if column.type in ("embedding", "meta"):
+            spec["source"] = "item"  # the host drops it from meta columns
+            spec["pretrain_dim"] = stored.values.shape[1]  # not every host carries it over from the column
+            if not column.freeze_emb:
+                spec["freeze_emb"], spec["vocab_size"] = False, len(stored.values)
+            spec |= stored.info["feature_spec"]
+            spec["modalities"] = stored.modalities
 
     @contextmanager
     def _own_files_aside(self) -> Iterator[None]:

@@ -1,7 +1,4 @@
-"""Which file gives which item column, and the columns that are read as they stand (ids, lists, numbers, vectors).
-
-Apart from the item table because every check of a source file's columns lives here.
-"""
+"""Which file gives which item column, and the columns that are read as they stand: ids, lists, numbers, vectors."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +13,7 @@ from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.vector_files import iter_vectors, read_ids
 from fuxictr_mm.files import open_parquet
 
-__all__ = ["Sources", "entry_modalities", "read_column"]
-
-
-def entry_modalities(entry: str) -> list[str]:
-    """Split a key of ``pca`` into the modalities that it concatenates: ``"a+b"`` -> ``["a", "b"]``."""
-    return [name.strip() for name in entry.split("+")]
+__all__ = ["Sources", "read_column"]
 
 
 @dataclass(frozen=True)
@@ -78,19 +70,6 @@ class Sources:
     def file_of_modality(self, modality: str) -> Path:
         """The first of modality_data, item_feature and item_info that has the raw vectors of ``modality``."""
         return self._find(modality, (self.item_feature, self.item_info))
-
-    def files_of(self, columns: Iterable[Column]) -> dict[str, Path]:
-        """Name -> path of every file that ``columns`` and the item ids are read from."""
-        used = {self._item_file()}
-        for column in columns:
-            if column.has_own_clicks:
-                continue
-            if column.pca is None:
-                used |= {self.file_of(column.name)} if column.name != self.key_col else set()
-            else:
-                used |= {self.file_of_modality(name) for entry in column.pca for name in entry_modalities(entry)}
-        named = {"item_info": self.item_info, "item_feature": self.item_feature, **self.modality_data}
-        return {name: path for name, path in named.items() if path is not None and path in used}
 
     def _item_file(self) -> Path:
         path = self.item_info or self.item_feature

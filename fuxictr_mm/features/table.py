@@ -1,37 +1,24 @@
-"""The item table: everything about items as contiguous arrays, built once per (source files, specification).
+"""The item table: the ids of all items, and one array per column."""
 
-Apart from the processor because it needs nothing of FuxiCTR: the loader, the data checks and users with items of
-their own read it directly. On disk it is one safetensors file (memory-mapped, no code inside) and a JSON beside it.
-"""
-
-import hashlib
-import json
-import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.columns import ColumnBuilder, check_vocab, read_specification, write_specification
-from fuxictr_mm.features.derive.clicks import read_clicks
+from fuxictr_mm.features.arrays import read_arrays, stored_name, write_arrays
+from fuxictr_mm.features.columns import ItemColumn, Items, column_file, open_column, read_ready_made
+from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources
 from fuxictr_mm.features.vector_files import export_key_value
-from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
 
 __all__ = ["ItemTable", "build_item_table", "read_item_info"]
 
-FORMAT = "fuxictr_mm item table 1"
-LIBRARIES = ("fuxictr", "numpy", "pyarrow", "safetensors", "scikit-learn", "scipy")
+FORMAT = "fuxictr_mm item ids 1"
 # Ids below this are mapped by one array (at most 64 MiB), larger ones by binary search.
 LOOKUP_IDS = 1 << 24
 _PathLike = str | Path
@@ -40,31 +27,38 @@ _PathLike = str | Path
 class ItemTable:
     """All items of a dataset, one array per column, indexed by item index; index 0 is padding.
 
+    Args:
+        item_ids: (n_items,) int64 raw ids; the item ``item_ids[i]`` has index ``i + 1``.
+        stored: name -> column, without that of the item ids.
+        item_col: name of the item id column.
+        n_known: how many of the items, the first ones, models know by their id; ``None``: all.
+        path: the file of the ids, ``None`` for a table that only lives in memory.
+
     Attributes:
-        item_ids: (n_items,) int64 raw ids, sorted as built; the item ``item_ids[i]`` has index ``i + 1``. Items that
-            :meth:`with_items` adds stand behind, so that the index of an item never changes.
+        item_ids: sorted as built; items that :meth:`with_items` adds stand behind, so that the index of an item never
+            changes.
+        stored: name -> :class:`~fuxictr_mm.features.columns.ItemColumn`: values, files and reports.
         columns: name -> (n_items + 1, ...) array, row 0 zeros: int32 ids and id lists, float32 numbers and vectors.
             The item id column holds the item index itself, and 0 for items that :meth:`with_items` added.
-        states: fitted PCAs as arrays, ``"<column>/<entry number>/<field>"`` -> array, and ``"<column>/clicks/<field>"``
-            of click vectors.
-        info: what the JSON beside the table says.
-        path: the safetensors file, ``None`` for a table that only lives in memory.
     """
 
     def __init__(
         self,
         item_ids: np.ndarray,
-        columns: Mapping[str, np.ndarray],
+        stored: Mapping[str, ItemColumn] | None = None,
         *,
-        states: Mapping[str, np.ndarray] | None = None,
-        info: Mapping[str, Any] | None = None,
+        item_col: str = "item_id",
+        n_known: int | None = None,
         path: Path | None = None,
     ) -> None:
         self.item_ids = item_ids
-        self.columns = dict(columns)
-        self.states = dict(states or {})
-        self.info = dict(info or {})
+        self.item_col = item_col
+        self.n_known = len(item_ids) if n_known is None else n_known
         self.path = path
+        self.stored = dict(stored or {})
+        index = np.arange(len(item_ids) + 1, dtype=np.int32)
+        index[self.n_known + 1 :] = 0
+        self.columns = {item_col: index, **{name: column.values for name, column in self.stored.items()}}
         largest = int(item_ids.max())
         self._is_identity = largest == len(item_ids) and bool(np.all(item_ids[1:] > item_ids[:-1]))
         self._lookup: np.ndarray | None = None
@@ -97,47 +91,41 @@ class ItemTable:
         return np.where(raw == 0, 0, np.where(self.item_ids[rows] == raw, rows + 1, -1)).astype(np.int32)
 
     @classmethod
-    def load(cls, path: _PathLike) -> "ItemTable":
-        """Open a saved table; columns are memory-mapped and shared by all processes that open it.
+    def load(cls, path: _PathLike, columns: Mapping[str, _PathLike]) -> "ItemTable":
+        """Open a table; its arrays are memory-mapped and shared by all processes that open them.
+
+        Args:
+            path: the file of the ids.
+            columns: name -> file of the column.
 
         Raises:
-            DataError: the file or the JSON beside it is missing, truncated or no item table.
+            DataError: a file is missing, truncated or another one, or a column is not of these items.
         """
-        path = Path(path)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-            info = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (SafetensorError, OSError, ValueError) as err:
-            raise DataError(
-                f"{path}: not a whole item table ({err}); delete it, and the next run builds it anew."
-            ) from err
-        if metadata.get("format") != FORMAT:
-            raise DataError(
-                f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}; delete it to build it anew."
-            )
-        tensors = _map_tensors(path)
-        groups: dict[str, dict[str, np.ndarray]] = {"column": {}, "state": {}}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition("/")
-            if kind in groups:
-                groups[kind][rest] = tensor
-        # The order of columns is that of the specification; the file sorts them.
-        columns = {name: groups["column"][name] for name in info["columns"]}
-        return cls(tensors["item_ids"], columns, states=groups["state"], info=info, path=path)
+        arrays, info = read_arrays(path, FORMAT)
+        stored = {name: ItemColumn.load(file) for name, file in columns.items()}
+        for column in stored.values():
+            if len(column.values) != len(arrays["item_ids"]) + 1:
+                raise DataError(
+                    f"{column.path}: {len(column.values) - 1:,} items, but {path} has {len(arrays['item_ids']):,}; "
+                    "delete both, and the next run builds them anew."
+                )
+        return cls(arrays["item_ids"], stored, **info, path=Path(path))
 
-    def save(self, path: _PathLike) -> "ItemTable":
-        """Write the table and its JSON, each atomically, and return it as :meth:`load` opens it."""
-        path = Path(path)
-        tensors = {f"column/{name}": values for name, values in self.columns.items()}
-        tensors |= {f"state/{name}": values for name, values in self.states.items()}
-        tensors["item_ids"] = self.item_ids
-        # The JSON first: whoever finds the table finds both.
-        with atomic_write(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(self.info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        with atomic_write(path) as temporary:
-            save_file({name: np.asarray(v, order="C") for name, v in tensors.items()}, temporary, {"format": FORMAT})
-        return type(self).load(path)
+    def save(self, folder: _PathLike) -> "ItemTable":
+        """Store the ids and the columns of a table that lives in memory, and return it as :meth:`load` opens it."""
+        folder = Path(folder)
+        columns = {}
+        for name, column in self.stored.items():
+            columns[name] = folder / stored_name(name, column.values.tobytes())
+            column.save(columns[name])
+        return type(self).load(self._save_ids(folder), columns)
+
+    def _save_ids(self, folder: Path) -> Path:
+        info = {"item_col": self.item_col, "n_known": self.n_known}
+        path = folder / stored_name("item_ids", self.item_ids.tobytes() + repr(info).encode())
+        if not path.exists():
+            write_arrays(path, {"item_ids": self.item_ids}, FORMAT, info)
+        return path
 
     def export(self, column: str, path: _PathLike) -> None:
         """Write a vector column under the raw item ids in FuxiCTR's key/value form (``.npz``, ``.h5``, ``.parquet``).
@@ -161,7 +149,7 @@ class ItemTable:
         item_feature: _PathLike | None = None,
         modality_data: Mapping[str, _PathLike] | None = None,
     ) -> "ItemTable":
-        """Return a table with the items of these files added, transformed by the saved PCAs: nothing is fitted.
+        """Return a table with the items of these files added, by what the derivations have learned: nothing is fitted.
 
         Items that are there keep their index and their columns, so the files may be today's whole catalogue; without a
         new item the table itself comes back. An added item is cold: its vectors and other columns are its own, its item
@@ -176,31 +164,15 @@ class ItemTable:
             DataError: a new item has an id in another column (a tag, say) that is outside the declared vocabulary or,
                 where none is declared, larger than any in the table; or the files break the contract.
         """
-        item_col, columns = read_specification(self.info["specification"])
-        sources = Sources.from_paths(item_col, item_info, item_feature, modality_data)
+        sources = Sources.from_paths(self.item_col, item_info, item_feature, modality_data)
         new_ids = sources.item_ids()
         new_ids = new_ids[self.index_of(new_ids) < 0]
         if not len(new_ids):
             return self
-        columns = [self._with_limits(column) for column in columns]
-        builder = ColumnBuilder(sources, new_ids, ItemTable(new_ids, {}).index_of, Path(tempfile.gettempdir()))
-        added = {c.name: builder.transform(c, self.states, self.info["pca"].get(c.name, ())) for c in columns}
-        added[item_col] = np.zeros(len(new_ids) + 1, np.int32)
-        merged = {name: np.concatenate([values, added[name][1:]]) for name, values in self.columns.items()}
-        item_ids = np.concatenate([self.item_ids, new_ids])
-        info = {**self.info, "n_items": len(item_ids), "columns": _shapes(merged)}
-        return ItemTable(item_ids, merged, states=self.states, info=info)
-
-    def _with_limits(self, column: Column) -> Column:
-        """Bind what the specification left open to what the table holds: models are as wide, and know as many ids."""
-        values = self.columns[column.name]
-        if column.type in ("categorical", "sequence") and column.vocab_size is None:
-            column = replace(column, vocab_size=int(values.max()) + 1)
-        if column.type == "sequence":
-            column = replace(column, max_len=values.shape[1])
-        if column.type == "embedding" and column.pca is None:
-            column = replace(column, width=values.shape[1])
-        return column
+        items = Items(sources, new_ids, ItemTable(new_ids).index_of, Path(tempfile.gettempdir()))
+        stored = {name: column.with_items(items) for name, column in self.stored.items()}
+        ids = np.concatenate([self.item_ids, new_ids])
+        return ItemTable(ids, stored, item_col=self.item_col, n_known=self.n_known)
 
 
 def read_item_info(path: _PathLike, schema: DatasetSchema) -> ItemTable:
@@ -208,14 +180,15 @@ def read_item_info(path: _PathLike, schema: DatasetSchema) -> ItemTable:
 
     Args:
         path: one row per item in any order; the padding item's row (id 0), if there, is dropped.
-        schema: names the item columns; a ``pca`` of theirs is not looked at, and columns that are compared only, which
-            need one, are left out.
+        schema: names the item columns; how they are derived is not looked at, and columns that are compared only,
+            which have to be derived, are left out.
 
     Raises:
         DataError: the file breaks the contract.
     """
-    columns = [replace(column, pca=None) for column in schema.item_columns if column.type != "meta"]
-    return _build(columns, schema.item_col, Sources.from_paths(schema.item_col, path, None, None), Path(), None)
+    items = _items(Sources.from_paths(schema.item_col, path, None, None), schema, Path())
+    ready = [replace(column, derived={}) for column in _columns(schema) if column.type != "meta"]
+    return ItemTable(items.ids, {c.name: read_ready_made(c, items) for c in ready}, item_col=schema.item_col)
 
 
 def build_item_table(
@@ -227,125 +200,49 @@ def build_item_table(
     modality_data: Mapping[str, _PathLike] | None = None,
     train_data: _PathLike | None = None,
 ) -> ItemTable:
-    """Build the item table of a dataset, or open the one that the same files and specification gave before.
+    """Open the item columns of a dataset, and build those that the same files and specification never gave before.
 
-    The items are those of ``item_info``, or of ``item_feature`` without it. Columns without ``pca`` come from the
-    first of the two that has them; columns with ``pca`` are derived from raw vectors in ``modality_data``,
-    ``item_feature`` or ``item_info``. Raw vectors are streamed; only the reduced ones are held in memory.
+    The items are those of ``item_info``, or of ``item_feature`` without it. Columns that are not derived come from the
+    first of the two that has them; others are derived from raw vectors in ``modality_data``, ``item_feature`` or
+    ``item_info``. Raw vectors are streamed; only the reduced ones are held in memory.
 
     Args:
         schema: the item columns and how they are derived.
-        out_dir: folder for ``item_table-<fingerprint>.safetensors`` and ``.json``.
+        out_dir: folder for ``item_ids-<digest>.safetensors`` and ``<column>-<digest>.safetensors``.
         item_info, item_feature: parquet files, one row per item, in any order.
         modality_data: modality -> ``.parquet``, ``.npz`` or ``.h5`` file with its vectors.
-        train_data: the training split, needed for ``pca_fit_on: train`` and ``clicks``.
+        train_data: the training split, needed by ``pca_fit_on: train`` and ``clicks``.
 
     Raises:
         DataError: a file breaks the contract.
         ConfigError: the specification asks for what the files cannot give.
     """
-    sources = Sources.from_paths(schema.item_col, item_info, item_feature, modality_data)
-    columns = list(schema.item_columns)
-    on_train, of_clicks = _fits_on_train(columns), _holds_clicks(columns)
-    files = sources.files_of(columns)
-    train = None
-    if on_train or of_clicks:
-        if train_data is None:
-            raise ConfigError("pca_fit_on: train, and clicks, need 'train_data' in the dataset's YAML.")
-        open_parquet(train_data, (schema.item_col, schema.history_col))
-        files["train_data"] = Path(train_data)
-        train = (Path(train_data), schema)
-    digests = {name: file_fingerprint(file) for name, file in files.items()}
-    specification = write_specification(columns, schema.item_col)
-    key = json.dumps([FORMAT, specification, digests, _read_from_train(schema, on_train, of_clicks)], sort_keys=True)
-    fingerprint = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    path = Path(out_dir) / f"item_table-{fingerprint}.safetensors"
-    if path.exists():
-        logging.info("Reuse item table: %s", path)
-        return ItemTable.load(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = _build(columns, schema.item_col, sources, path.parent, train)
-    table.info["sources"] = {name: {"file": file.name, "digest": digests[name]} for name, file in files.items()}
-    table.info["fingerprint"] = fingerprint
-    table = table.save(path)
-    logging.info("Built item table: %s (%s items)", path, f"{table.n_items:,}")
-    return table
+    folder = Path(out_dir)
+    items = _items(Sources.from_paths(schema.item_col, item_info, item_feature, modality_data), schema, folder)
+    train = None if train_data is None else Path(train_data)
+    training = TrainingSplit(train, schema, items.index_of, len(items.ids))
+    # All names first: a file that is missing is found before anything is built.
+    files = [(column, column_file(column, items, training, folder)) for column in _columns(schema)]
+    stored = {column.name: open_column(column, items, training, path) for column, path in files}
+    ids = ItemTable(items.ids, item_col=schema.item_col)._save_ids(folder)
+    return ItemTable(items.ids, stored, item_col=schema.item_col, path=ids)
 
 
-def _build(
-    columns: list[Column], item_col: str, sources: Sources, spool_dir: Path, train: tuple[Path, DatasetSchema] | None
-) -> ItemTable:
-    item_ids = sources.item_ids()
-    check_vocab(columns, item_col, len(item_ids))
-    table = ItemTable(item_ids, {})
-    in_fit = {"all": np.ones(len(item_ids) + 1, bool)}
-    clicks = None
-    if train is not None and _fits_on_train(columns):
-        in_fit["train"] = _seen_in_train(table, *train)
-    if train is not None and _holds_clicks(columns):
-        clicks = read_clicks(*train, table.index_of, len(item_ids))
-    builder = ColumnBuilder(sources, item_ids, table.index_of, spool_dir)
-    table.columns = {column.name: builder.fit(column, in_fit, clicks) for column in columns}
-    table.columns[item_col] = np.arange(len(item_ids) + 1, dtype=np.int32)
-    table.states = builder.states
-    table.info = {
-        "n_items": len(item_ids),
-        "n_items_built": len(item_ids),
-        "columns": _shapes(table.columns),
-        "pca": builder.reports,
-        "clicks": builder.click_reports,
-        "specification": write_specification(columns, item_col),
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-    return table
+def _columns(schema: DatasetSchema) -> list[Column]:
+    return [column for column in schema.item_columns if column.name != schema.item_col]
 
 
-def _fits_on_train(columns: Sequence[Column]) -> bool:
-    return any(column.pca is not None and column.pca_fit_on == "train" for column in columns)
+def _items(sources: Sources, schema: DatasetSchema, folder: Path) -> Items:
+    """The items of these files.
 
-
-def _holds_clicks(columns: Sequence[Column]) -> bool:
-    return any(column.clicks is not None for column in columns)
-
-
-def _read_from_train(schema: DatasetSchema, on_train: bool, of_clicks: bool) -> list[str | None]:
-    """The columns of the training split that the table depends on."""
-    return [schema.history_col] * on_train + [schema.history_col, schema.group_id] * of_clicks
-
-
-def _seen_in_train(table: ItemTable, path: Path, schema: DatasetSchema) -> np.ndarray:
-    """Mark the items that occur in the training split as target or in a history: (n_items + 1,) bool."""
-    seen = np.zeros(table.n_items + 2, bool)  # the last place takes unknown ids (index -1), which the data checks name
-    file = open_parquet(path, (schema.item_col, schema.history_col))
-    with tqdm(total=file.metadata.num_rows, desc="items seen in train", unit=" rows", disable=None) as bar:
-        for batch in file.iter_batches(1 << 16, columns=[schema.item_col, schema.history_col]):
-            history = batch.column(schema.history_col)
-            kinds = batch.column(schema.item_col).type, getattr(history.type, "value_type", pa.null())
-            if not all(pa.types.is_integer(kind) for kind in kinds):
-                raise DataError(
-                    f"{path}: columns {schema.item_col!r} and {schema.history_col!r} have the types {kinds[0]} and "
-                    f"{history.type}; integer ids and lists of them are expected."
-                )
-            for ids in (batch.column(schema.item_col), history.flatten()):
-                seen[table.index_of(ids.drop_null().to_numpy())] = True
-            bar.update(len(batch))
-    return seen[:-1]
-
-
-def _shapes(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {name: {"dtype": str(values.dtype), "shape": list(values.shape)} for name, values in columns.items()}
-
-
-def _map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Map a safetensors file that is known to be whole; the library's own numpy reader would copy it."""
-    # Copy-on-write: nobody can change the file, and torch takes the arrays without a warning about read-only memory.
-    raw = np.memmap(path, np.uint8, "c")
-    size = int(raw[:8].view("<u8")[0])
-    header = json.loads(raw[8 : 8 + size].tobytes())
-    header.pop("__metadata__", None)
-    kinds = {"I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
-    tensors = {}
-    for name, entry in header.items():
-        start, stop = (8 + size + offset for offset in entry["data_offsets"])
-        tensors[name] = raw[start:stop].view(np.ndarray).view(kinds[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
+    Raises:
+        DataError: there are more than the declared vocabulary of the item id column has room for.
+    """
+    ids = sources.item_ids()
+    vocab_size = next((c.vocab_size for c in schema.item_columns if c.name == schema.item_col), None)
+    if vocab_size is not None and len(ids) + 1 > vocab_size:
+        raise DataError(
+            f"column {schema.item_col!r}: vocab_size={vocab_size} but there are {len(ids)} items and a padding id; use "
+            f"vocab_size >= {len(ids) + 1} or leave it out."
+        )
+    return Items(sources, ids, ItemTable(ids).index_of, folder)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.contract import Split, read_split
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.sources import Sources, entry_modalities
+from fuxictr_mm.features.derive.derivation import derivations_of
+from fuxictr_mm.features.sources import Sources
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.features.vector_files import iter_vectors, read_ids
 from fuxictr_mm.files import open_parquet
@@ -42,7 +43,7 @@ def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Find
     schema = DatasetSchema.from_params(params)
     paths = (params.get("item_info"), params.get("item_feature"), params.get("modality_data"))
     sources = Sources.from_paths(schema.item_col, *paths)
-    item_table = ItemTable(sources.item_ids(), {})
+    item_table = ItemTable(sources.item_ids())
     own = _own_values(schema, sources, item_table)
     uncut = replace(schema, max_len=sys.maxsize)
     seen = np.zeros(item_table.n_items + 1, bool)
@@ -142,8 +143,8 @@ def _modalities(
 ) -> dict[str, ModalityFindings]:
     paths: dict[str, Path] = {}
     for column in schema.item_columns:
-        if column.pca is not None:
-            names = [name for entry in column.pca for name in entry_modalities(entry)]
+        if derivations := derivations_of(column):
+            names = [name for derivation in derivations for name in derivation.modalities]
             paths.update({name: sources.file_of_modality(name) for name in names})
         elif column.type == "embedding":
             paths[column.name] = sources.file_of(column.name)

@@ -28,8 +28,8 @@ def test_roles_from_yaml() -> None:
     assert [column.name for column in found.item_columns] == ["item_id", "emb"]
     assert [column.name for column in found.context_columns] == ["likes_level", "views_level"]
     emb = found.item_columns[1]
-    assert emb.pca == {"text": 4, "image+audio": 0.9, "raw": None}
-    assert emb.pca_normalize and not emb.pca_whiten and emb.pca_fit_on == "all"
+    assert emb.derived["pca"] == {"text": 4, "image+audio": 0.9, "raw": None}
+    assert list(emb.derived) == ["pca"] and not found.item_columns[0].derived
 
 
 def test_roles_from_a_feature_map() -> None:
@@ -48,7 +48,7 @@ def test_roles_from_a_feature_map() -> None:
         ({"type": "embedding", "pca": {"text": 4}}, r"column 'x': type='embedding' is supported for 'source: item'"),
         (
             {"type": "categorical", "source": "item", "pca": {"text": 4}},
-            r"'pca' needs 'source: item' and 'type: embedding', or 'type: meta'",
+            r"'pca' needs 'source: item' and 'type: embedding' or 'type: meta'",
         ),
         (
             {"type": "embedding", "source": "item", "pca": {"text": 4}, "pca_whiten": 2},

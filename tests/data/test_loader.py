@@ -13,6 +13,7 @@ import torch
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.columns import ItemColumn
 from fuxictr_mm.features.table import ItemTable
 from tests.synthetic import tiny_feature_map
 
@@ -58,13 +59,15 @@ def read_items(files: Path) -> dict[int, dict[str, Any]]:
 def test_what_is_only_compared_is_gathered_where_it_is_compared(files: Path) -> None:
     feature_map = tiny_feature_map(files)
     ids = np.array(sorted(read_items(files))[1:])
-    columns = {"item_id": np.arange(len(ids) + 1, dtype=np.int32), "item_tags": np.zeros((len(ids) + 1, 3), np.int32)}
+    columns = {"item_tags": np.zeros((len(ids) + 1, 3), np.int32)}
     columns |= {name: np.ones((len(ids) + 1, 7), np.float32) for name in ("item_emb", "far", "near")}
-    ItemTable(ids, columns, info={"columns": list(columns)}).save(files / "item_table-x.safetensors")
-    feature_map.data_dir = str(files)
-    feature_map.features["item_emb"]["item_table"] = "item_table-x.safetensors"
+    table = ItemTable(ids, {name: ItemColumn(values) for name, values in columns.items()}).save(files)
     for name in ("far", "near"):
         feature_map.features[name] = {"type": "meta", "source": "item", "pretrain_dim": 7}
+    feature_map.data_dir = str(files)
+    feature_map.features["item_id"]["item_ids"] = table.path.name
+    for name, column in table.stored.items():
+        feature_map.features[name]["item_column"] = column.path.name
     arguments = {"split": "train", "batch_size": 2, "max_len": 5}
     for similarity, expected in ((), []), (["near"], ["near"]), (["near", "far"], ["far", "near"]):
         batches = MMCTRDataLoader(feature_map, files / "train", similarity=similarity, **arguments)

@@ -21,7 +21,7 @@ import yaml
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.features.table import ItemTable
+from fuxictr_mm.features.columns import ItemColumn
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.run import Result
 from fuxictr_mm.study.tuner import enumerate_experiments, read_tuner
@@ -115,11 +115,10 @@ def test_two_variants_in_two_processes(
     assert len(variants) == 2 and all(variant.startswith("clusters_") for variant in variants)
     widths = []
     for variant in variants:
-        (path,) = (tmp_path / "processed" / variant).glob("item_table-*.safetensors")
+        (path,) = (tmp_path / "processed" / variant).glob("item_emb-*.safetensors")
         features = json.loads((path.parent / "feature_map.json").read_text())["features"]
-        tables = {entry["item_table"] for one in features for entry in one.values() if "item_table" in entry}
-        assert tables == {path.name}
-        report = ItemTable.load(path).info["pca"]["item_emb"]
+        assert [one["item_emb"]["item_column"] for one in features if "item_emb" in one] == [path.name]
+        report = ItemColumn.load(path).info["reports"]
         widths.append([(entry["modality"], entry["width"]) for entry in report])
     assert sorted(widths) == [[("text", 2), ("image", 4)], [("text", 4), ("image", 2)]]
     assert not list(tmp_path.rglob("*.tmp"))

@@ -13,8 +13,10 @@ from sklearn.linear_model import Ridge
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.derive import clicks
-from fuxictr_mm.features.derive.clicks import Clicks, ExpectedClicks, own_clicks, own_clicks_width, read_clicks
+from fuxictr_mm.features.derive import clicks, training
+from fuxictr_mm.features.derive.clicks import FOLDS, ExpectedClicks, OwnClicks
+from fuxictr_mm.features.derive.derivation import WholeRows
+from fuxictr_mm.features.derive.training import Clicks, read_clicks
 from fuxictr_mm.features.table import ItemTable, build_item_table
 
 N, USERS, CLUSTERS = 40, 300, 4
@@ -73,9 +75,25 @@ def agreement(vectors: np.ndarray) -> float:
     return float((CLUSTER[1:][cosine.argmax(axis=1)] == CLUSTER[1:])[known].mean())
 
 
-def test_both_halves() -> None:
+class Shown:
+    """A training split that shows these clicks."""
+
+    def __init__(self, matrix: Any, users: Any = None) -> None:
+        self.clicks = Clicks(np.arange(matrix.shape[0]) if users is None else users, matrix)
+
+
+def expected_clicks(content: np.ndarray) -> tuple[ExpectedClicks, np.ndarray]:
     fitted = ExpectedClicks(3, 0.5)
-    vectors = fitted.fit(content_of(), clicks_of())
+    return fitted, fitted.fit(WholeRows(content), Shown(clicks_of()))
+
+
+def own_clicks(whiten: float, *shown: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    fitted = OwnClicks(3, whiten)
+    return fitted.fit(WholeRows(np.zeros((N + 1, 0), np.float32)), Shown(*shown)), fitted.report()
+
+
+def test_both_halves() -> None:
+    fitted, vectors = expected_clicks(content_of())
     assert vectors.shape == (N + 1, 6) and vectors.dtype == np.float32
     norms = np.linalg.norm(vectors.reshape(N + 1, 2, 3), axis=2)
     expected = np.ones((N + 1, 2))
@@ -83,29 +101,27 @@ def test_both_halves() -> None:
     expected[BLIND, 0] = 0
     np.testing.assert_allclose(norms, expected, atol=1e-6)
     np.testing.assert_array_equal(vectors[COLD, :3], vectors[COLD, 3:])
-    np.testing.assert_allclose(vectors[COLD, :3], fitted.transform(content_of()[[COLD]])[0], atol=1e-6)
+    np.testing.assert_allclose(vectors[COLD, :3], fitted.expect(content_of()[[COLD]])[0], atol=1e-6)
     assert agreement(vectors) > 0.9
-    assert fitted.report_["users"] == USERS and fitted.report_["clicked_items"] == N - 1
-    assert 0.5 < fitted.report_["r2_left_out"] < 1
+    assert fitted.report()["users"] == USERS and fitted.report()["clicked_items"] == N - 1
+    assert 0.5 < fitted.report()["r2_left_out"] < 1
 
 
 def test_what_is_expected_leaves_the_item_out() -> None:
-    fitted = ExpectedClicks(3, 0.5)
-    vectors = fitted.fit(content_of(), clicks_of())
+    fitted, vectors = expected_clicks(content_of())
     content = content_of() / np.maximum(np.linalg.norm(content_of(), axis=1, keepdims=True), 1e-9)
     learned = np.flatnonzero(content.any(axis=1) & (np.arange(N + 1) != COLD))
     left_out = fitted._regress(content[learned], vectors[learned, 3:].astype(np.float64))[0]
     left_out /= np.linalg.norm(left_out, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors[learned, :3], left_out, atol=1e-5)
-    assert np.abs(left_out - fitted.transform(content)[learned]).max() > 0.01
+    assert np.abs(left_out - fitted.expect(content)[learned]).max() > 0.01
 
 
 def test_content_that_says_nothing_of_clicks() -> None:
     content = np.random.default_rng(4).normal(size=(N + 1, 5))
     content[0] = 0
-    fitted = ExpectedClicks(3, 0.5)
-    vectors = fitted.fit(content, clicks_of())
-    assert fitted.report_["r2_left_out"] < 0.1
+    fitted, vectors = expected_clicks(content)
+    assert fitted.report()["r2_left_out"] < 0.1
     assert agreement(vectors) < 0.6
 
 
@@ -151,7 +167,7 @@ def test_read_clicks_against_a_loop(users: Any, tmp_path: Path) -> None:
     table = pq.read_table(files["train_data"])
     shuffled = table.take(np.random.default_rng(0).permutation(np.tile(np.arange(USERS), 2)))  # every row twice
     pq.write_table(shuffled, files["train_data"])
-    found = read_clicks(Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N - 1), {}).index_of, N - 2)
+    found = read_clicks(Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N - 1)).index_of, N - 2)
     matrix = found.matrix.toarray()
     assert matrix.shape == (USERS, N - 1) and matrix.max() == 1
     rows = shuffled.column("user_id").combine_chunks().dictionary_encode().dictionary.to_pylist()
@@ -167,16 +183,16 @@ def test_read_clicks_against_a_loop(users: Any, tmp_path: Path) -> None:
 def test_forms_of_lists(kind: pa.DataType, last: Any, tmp_path: Path) -> None:
     table = {"user_id": [5, 5, 9], "item_seq": pa.array([[1, 0], [3, None], last], kind)}
     pq.write_table(pa.table(table), tmp_path / "train.parquet")
-    found = read_clicks(tmp_path / "train.parquet", schema_of(), ItemTable(np.arange(1, 4), {}).index_of, 3)
+    found = read_clicks(tmp_path / "train.parquet", schema_of(), ItemTable(np.arange(1, 4)).index_of, 3)
     assert found.users.tolist() == [5, 9]
     np.testing.assert_array_equal(found.matrix.toarray(), [[0, 1, 0, 1], [0, 0, 0, 0]])
 
 
 def test_pairs_are_merged_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_files(tmp_path)
-    arguments = Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N + 1), {}).index_of, N
+    arguments = Path(files["train_data"]), schema_of(), ItemTable(np.arange(1, N + 1)).index_of, N
     before = read_clicks(*arguments).matrix
-    monkeypatch.setattr(clicks, "MERGE_AT", 10)
+    monkeypatch.setattr(training, "MERGE_AT", 10)
     np.testing.assert_array_equal(read_clicks(*arguments).matrix.toarray(), before.toarray())
 
 
@@ -185,17 +201,22 @@ def test_through_the_item_table(tmp_path: Path) -> None:
     table = build_item_table(schema_of(), tmp_path, **files)
     assert table.columns["heard"].shape == (N + 1, 6)
     assert agreement(table.columns["heard"]) > 0.9
-    assert table.info["clicks"]["heard"]["users"] == USERS
-    assert table.info["pca"]["heard"][0]["width"] == 5
-    assert build_item_table(schema_of(), tmp_path, **files).path == table.path
+    content, heard = table.stored["heard"].info["reports"]
+    assert content["width"] == 5 and heard["width"] == 6 and heard["users"] == USERS
+    assert table.stored["heard"].modalities == [["heard", 6]]
+
+    def path(**roles: Any) -> Path | None:
+        return build_item_table(schema_of(**roles), tmp_path, **files).stored["heard"].path
+
+    first = path()
+    assert first == table.stored["heard"].path
     train = pq.read_table(files["train_data"])
     pq.write_table(train.append_column("household", train["user_id"]), files["train_data"])
-    paths = {build_item_table(schema_of(group_id=g), tmp_path, **files).path for g in ("user_id", "household")}
-    assert len(paths) == 2, "whose clicks they are is a part of the specification"
+    assert path(group_id="user_id") != path(group_id="household"), "whose clicks they are is a part of what decides it"
     pq.write_table(train.slice(10), files["train_data"])
-    other = build_item_table(schema_of(), tmp_path, **files)
-    assert other.path != table.path, "the histories are a source of the table"
-    assert other.info["clicks"]["heard"]["users"] == USERS - 10
+    other = build_item_table(schema_of(), tmp_path, **files).stored["heard"]
+    assert other.path != first, "the histories are a source of the column"
+    assert other.info["reports"][1]["users"] == USERS - 10
 
 
 def test_items_that_come_later(tmp_path: Path) -> None:
@@ -229,7 +250,7 @@ def test_refusals(tmp_path: Path) -> None:
     pq.write_table(rows.set_column(1, "item_seq", pa.array(["1 2"] * USERS)), train)
     with pytest.raises(DataError, match="'item_seq' has type string; lists of integer ids"):
         build_item_table(schema_of(), tmp_path, **files)
-    assert not list(tmp_path.glob("item_table*"))
+    assert not list(tmp_path.glob("heard*"))
 
 
 @pytest.mark.parametrize(
@@ -252,10 +273,10 @@ OWN = {"name": "peers", "type": "meta", "source": "item", "pca_whiten": True, "c
 
 def test_own_clicks_leave_a_fold_of_users_out(tmp_path: Path) -> None:
     matrix, users = clicks_of(), np.arange(USERS) * 7 - 50
-    column, report = own_clicks(3, 1.0, Clicks(users, matrix))
-    assert column.shape == (N + 1, own_clicks_width(3)) and column.dtype == np.float32
-    assert report["users"] == USERS and report["folds"] == clicks.FOLDS and report["clicked_items"] == N - 1
-    blocks = column.reshape(N + 1, 1 + clicks.FOLDS, 3).transpose(1, 0, 2)
+    column, report = own_clicks(1.0, matrix, users)
+    assert column.shape == (N + 1, (1 + FOLDS) * 3) and column.dtype == np.float32
+    assert report["users"] == USERS and report["folds"] == FOLDS and report["clicked_items"] == N - 1
+    blocks = column.reshape(N + 1, 1 + FOLDS, 3).transpose(1, 0, 2)
     norms = np.linalg.norm(blocks, axis=2)
     np.testing.assert_allclose(np.delete(norms, [0, COLD], axis=1), 1, atol=1e-6)
     assert not norms[:, [0, COLD]].any()
@@ -263,10 +284,10 @@ def test_own_clicks_leave_a_fold_of_users_out(tmp_path: Path) -> None:
     other = matrix.toarray()
     other[4] = 1 - other[4]
     other[4, [0, COLD]] = 0
-    changed = own_clicks(3, 1.0, Clicks(users, sparse.csr_array(other)))[0]
-    after = changed.reshape(N + 1, 1 + clicks.FOLDS, 3).transpose(1, 0, 2)
+    changed = own_clicks(1.0, sparse.csr_array(other), users)[0]
+    after = changed.reshape(N + 1, 1 + FOLDS, 3).transpose(1, 0, 2)
     cosines = [np.abs(a @ a.T - b @ b.T).max() for a, b in zip(after, blocks)]
-    assert [value < 1e-5 for value in cosines] == [f == 1 + users[4] % clicks.FOLDS for f in range(1 + clicks.FOLDS)]
+    assert [value < 1e-5 for value in cosines] == [f == 1 + users[4] % FOLDS for f in range(1 + FOLDS)]
 
 
 @pytest.mark.parametrize("whiten", [0.0, 0.25, 1.0])
@@ -278,7 +299,7 @@ def test_the_space_of_clicks_against_numpy(whiten: float) -> None:
     _, sizes, components = np.linalg.svd(matrix / np.sqrt(np.maximum(counts, 1)), full_matrices=False)
     expected = components[:3].T * sizes[:3] ** (1 - whiten)
     expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-9)
-    found = own_clicks(3, whiten, Clicks(np.arange(USERS), sparse.csr_array(matrix)))[0][:, :3]
+    found = own_clicks(whiten, sparse.csr_array(matrix))[0][:, :3]
     np.testing.assert_allclose(
         found @ found.T, np.where(np.outer(counts, counts) > 0, expected @ expected.T, 0), atol=1e-3
     )
@@ -288,11 +309,11 @@ def test_own_clicks_through_the_item_table(tmp_path: Path) -> None:
     files = write_files(tmp_path)
     table = build_item_table(schema_of(feature_cols=[*COLUMNS, OWN]), tmp_path, **files)
     found = read_clicks(Path(files["train_data"]), schema_of(), table.index_of, N)
-    np.testing.assert_array_equal(table.columns["peers"], own_clicks(3, 1.0, found)[0])
+    np.testing.assert_array_equal(table.columns["peers"], own_clicks(1.0, found.matrix, found.users)[0])
     later = {"item_id": [N + 1], "text": [content_of()[COLD].astype(np.float32).tolist()]}
     pq.write_table(pa.table(later), tmp_path / "later.parquet")
     grown = table.with_items(item_info=tmp_path / "later.parquet")
-    assert grown.columns["peers"].shape == (N + 2, own_clicks_width(3)) and not grown.columns["peers"][-1].any()
+    assert grown.columns["peers"].shape == (N + 2, (1 + FOLDS) * 3) and not grown.columns["peers"][-1].any()
 
 
 def test_own_clicks_need_numbered_users(tmp_path: Path) -> None:

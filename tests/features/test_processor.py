@@ -13,10 +13,10 @@ import pytest
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 
+from fuxictr_mm.data.loader import named_item_table
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.clicks import FOLDS
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
-from fuxictr_mm.features.table import ItemTable
 
 N = 40
 
@@ -141,14 +141,15 @@ def test_through_build_dataset(params):
     assert "feature_encoder" not in features["emb"]
     # Only the host's own loaders read the width of a stored row; 2.3.7 counts a vector as one column.
     assert feature_map.input_length in (4 + 3 + width, 4 + 3 + 1) and feature_map.labels == ["label"]
-    names = {name: spec.get("item_table") for name, spec in features.items()}
-    assert {names[name] for name in ("item_id", "item_tags", "emb")} == {processor.item_table.path.name}
-    assert names["user_id"] is names["likes_level"] is None
-    table = ItemTable.load(os.path.join(processor.data_dir, names["emb"]))
+    ids = {name: spec.get("item_ids") for name, spec in features.items()}
+    files = {name: spec.get("item_column") for name, spec in features.items()}
+    assert {ids[name] for name in ("item_id", "item_tags", "emb")} == {processor.item_table.path.name}
+    assert ids["user_id"] is ids["likes_level"] is files["user_id"] is files["likes_level"] is files["item_id"] is None
+    table = named_item_table(feature_map)
     assert np.array_equal(table.columns["emb"], processor.item_table.columns["emb"])
     assert table.item_ids.tolist() == list(range(3, 3 * N + 1, 3))
-    assert sorted(os.listdir(processor.data_dir)) == sorted(
-        ["feature_map.json", table.path.name, table.path.with_suffix(".json").name]
+    assert sorted(name for name in os.listdir(processor.data_dir) if not name.endswith(".lock")) == sorted(
+        ["feature_map.json", ids["emb"], files["item_tags"], files["emb"]]
     )
     assert processor.schema.item_col == "item_id"
 
@@ -171,7 +172,7 @@ def test_vectors_that_are_trained_say_so_and_keep_their_table(params):
     frozen = fit(params)
     params["feature_cols"] = [c | {"freeze_emb": False} if c["name"] == "emb" else c for c in params["feature_cols"]]
     processor = fit(params)
-    assert processor.item_table.path == frozen.item_table.path
+    assert processor.item_table.stored["emb"].path == frozen.item_table.stored["emb"].path
     assert "freeze_emb" not in frozen.feature_map.features["emb"]
     spec = load_feature_map(processor, params).features["emb"]
     assert (spec["freeze_emb"], spec["vocab_size"]) == (False, N + 1)
@@ -270,7 +271,7 @@ REFUSALS = {
         r"column 'x': share_embedding='item_id' names no id column before it; found \[\]",
     ),
     "no item column": (dict(feature_cols=[context("x", vocab_size=3)]), ConfigError, "no active column has 'source"),
-    "no item column is read": (dict(use_features=["likes_level"]), ConfigError, "use_features=.*: none of them is an i"),
+    "no item is read": (dict(use_features=["likes_level"]), ConfigError, "use_features=.*: none of them is an"),
     "no item file": (dict(item_feature=None), ConfigError, "neither 'item_info' nor 'item_feature' is given"),
     "absent item file": (dict(item_feature="absent.parquet"), DataError, "absent.parquet: file not found"),
 }  # fmt: skip
@@ -310,7 +311,8 @@ def test_parallel_runs_share_a_dataset_folder(params):
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0] and failures.empty()
     folder = os.path.join(params["data_root"], "Tiny")
-    assert sorted(name.rpartition(".")[2] for name in os.listdir(folder)) == ["json", "json", "safetensors"]
+    kinds = sorted(name.rpartition(".")[2] for name in os.listdir(folder))
+    assert kinds == ["json", "lock", "lock", "safetensors", "safetensors", "safetensors"]
 
 
 def test_a_host_model_trains_on_the_export(params, tmp_path):

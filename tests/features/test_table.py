@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features import columns
 from fuxictr_mm.features import table as item_table_module
-from fuxictr_mm.features.derive import raw as derive
+from fuxictr_mm.features.columns import ItemColumn
+from fuxictr_mm.features.derive import modalities
 from fuxictr_mm.features.table import ItemTable, build_item_table, read_item_info
 from fuxictr_mm.features.vector_files import export_key_value
 from tests.features.test_pca import sklearn_pca
@@ -110,7 +113,7 @@ STRATEGIES = {
 @pytest.mark.parametrize("chunk_rows", [7, 8192])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_strategies(tmp_path, monkeypatch, feature_file, strategy, chunk_rows):
-    monkeypatch.setattr(derive, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(modalities, "CHUNK_ROWS", chunk_rows)
     columns, expected = STRATEGIES[strategy]
     table = build_item_table(schema_of(*columns), tmp_path, item_feature=feature_file)
     assert table.item_ids.tolist() == IDS.tolist()
@@ -154,7 +157,7 @@ def test_every_file_form_gives_the_same_table(tmp_path, feature_file, suffix):
     schema = schema_of(vector({"txt": 4, "img": 4}))
     inside = build_item_table(schema, tmp_path / "a", item_feature=feature_file)
     outside = build_item_table(schema, tmp_path / "b", item_feature=feature_file, modality_data={"txt": path})
-    assert inside.path.name != outside.path.name
+    assert inside.stored["emb"].path.name != outside.stored["emb"].path.name
     assert np.array_equal(inside.columns["emb"], outside.columns["emb"])
 
 
@@ -197,7 +200,7 @@ def test_missing_vectors(tmp_path):
     np.testing.assert_allclose(joint, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(raw[~no_text], unit(TEXT[~no_text]), rtol=1e-5)
     assert not raw[no_text].any()
-    report = {entry["modality"]: entry for entries in table.info["pca"].values() for entry in entries}
+    report = {entry["modality"]: entry for column in table.stored.values() for entry in column.info["reports"]}
     assert report["img"]["rows_missing"] == no_image.sum() and report["img"]["rows_fitted"] == (~no_image).sum()
     assert report["txt+img"]["rows_missing"] == (no_text & no_image).sum()
     assert report["txt+img"]["rows_fitted"] == whole.sum()
@@ -205,6 +208,10 @@ def test_missing_vectors(tmp_path):
 
 def write_train(path, targets, histories):
     return write(path, {"item_id": targets, "item_seq": histories, "label": [0] * len(targets)})
+
+
+def rows_fitted(table):
+    return table.stored["emb"].info["reports"][0]["rows_fitted"]
 
 
 def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
@@ -215,14 +222,14 @@ def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
     table = build_item_table(schema, tmp_path, item_feature=feature_file, train_data=train)
     np.testing.assert_allclose(table.columns["emb"][1:], reduced(TEXT, 3, fit=seen), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(table.columns["on_all"][1:], reduced(TEXT, 3), rtol=1e-4, atol=1e-4)
-    assert table.info["pca"]["emb"][0]["rows_fitted"] == 30
+    assert rows_fitted(table) == 30
     pq.write_table(
         pq.read_table(train).append_column("other_seq", [[[i] for i in IDS[[*range(20), 30]].tolist()]]), train
     )
     first = build_item_table(schema, tmp_path, item_feature=feature_file, train_data=train)
     renamed = schema_of(vector({"txt": 3}, pca_fit_on="train"), vector({"txt": 3}, "on_all"), history_col="other_seq")
     other = build_item_table(renamed, tmp_path, item_feature=feature_file, train_data=train)
-    assert (first.info["pca"]["emb"][0]["rows_fitted"], other.info["pca"]["emb"][0]["rows_fitted"]) == (30, 31)
+    assert (rows_fitted(first), rows_fitted(other)) == (30, 31)
     with pytest.raises(ConfigError, match="pca_fit_on: train, and clicks, need 'train_data'"):
         build_item_table(schema, tmp_path, item_feature=feature_file)
     bad = write(tmp_path / "bad.parquet", {"item_id": ["a"], "item_seq": [[1]]})
@@ -235,66 +242,109 @@ def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
         build_item_table(schema, tmp_path, item_feature=feature_file, train_data=none)
 
 
-def test_reused_until_files_or_specification_change(tmp_path, feature_file, caplog):
+def test_a_column_is_reused_until_what_it_depends_on_changes(tmp_path, feature_file, caplog):
     caplog.set_level(logging.INFO)
-    schema = schema_of(vector({"txt": 3}), TAG_COL)
-    first = build_item_table(schema, tmp_path, item_feature=feature_file)
-    stamp = first.path.stat().st_mtime_ns
+
+    def path(file, *columns):
+        return build_item_table(schema_of(*columns), tmp_path, item_feature=file).stored["emb"].path
+
+    first = path(feature_file, vector({"txt": 3}), TAG_COL)
+    stamp = first.stat().st_mtime_ns
     caplog.clear()
     copy = write(tmp_path / "renamed.parquet", item_rows())
-    again = build_item_table(schema, tmp_path, item_feature=copy)
-    assert again.path == first.path and again.path.stat().st_mtime_ns == stamp
-    assert [record.message for record in caplog.records] == [f"Reuse item table: {first.path}"]
+    again = build_item_table(schema_of(vector({"txt": 3}), TAG_COL), tmp_path, item_feature=copy)
+    assert again.stored["emb"].path == first and first.stat().st_mtime_ns == stamp
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["Reuse item column"] * 2
     assert list(again.columns) == ["item_id", "emb", "item_tags"]
+    # Other columns do not matter, nor does an option at its default; freeze_emb is the model's business.
+    same = vector({"txt": 3}, pca_normalize=True, pca_whiten=False, pca_fit_on="all", freeze_emb=False)
+    assert path(feature_file, same, vector({"img": 2}, "other")) == first
     for column in (vector({"txt": 4}), vector({"txt": 3}, pca_whiten=True), vector({"txt": 3}, pca_normalize=False)):
-        assert build_item_table(schema_of(column, TAG_COL), tmp_path, item_feature=feature_file).path != first.path
+        assert path(feature_file, column) != first
     two, swapped = vector({"txt": 3, "img": 3}), vector({"img": 3, "txt": 3})
-    paths = [build_item_table(schema_of(c), tmp_path, item_feature=feature_file).path for c in (two, swapped)]
-    assert paths[0] != paths[1]
-    changed = write(tmp_path / "changed.parquet", item_rows(txt=(TEXT[SHUFFLED] * 2).tolist()))
-    assert build_item_table(schema, tmp_path, item_feature=changed).path != first.path
-    assert oct(first.path.stat().st_mode) == oct(first.path.with_suffix(".json").stat().st_mode)
+    assert path(feature_file, two) != path(feature_file, swapped)
+    assert path(write(tmp_path / "changed.parquet", item_rows(txt=(TEXT[SHUFFLED] * 2).tolist())), two) != path(
+        feature_file, two
+    )
+    # The same bytes of vectors, but other items.
+    export_key_value(tmp_path / "text.npz", IDS, TEXT)
+    info = [write(tmp_path / f"{n}.parquet", {"item_id": IDS[:n]}) for n in (N, N - 1)]
+    outside = {"modality_data": {"txt": tmp_path / "text.npz"}}
+    tables = [build_item_table(schema_of(vector({"txt": 3})), tmp_path, item_info=file, **outside) for file in info]
+    assert tables[0].stored["emb"].path != tables[1].stored["emb"].path and tables[0].path != tables[1].path
 
 
-def test_saved_table_is_mapped_and_described(tmp_path, feature_file):
+def test_a_column_is_built_when_it_is_read_and_never_otherwise(tmp_path, feature_file, monkeypatch):
+    broken = write(tmp_path / "broken.parquet", item_rows(img=poison(IMAGE[SHUFFLED], 0, [float("nan")] * 10)))
+    good, bad = vector({"txt": 3}, "good"), vector({"img": 3}, "bad")
+    build_item_table(schema_of(good), tmp_path / "out", item_feature=broken)
+    with pytest.raises(DataError, match=r"column 'img', id \d+: NaN"):
+        build_item_table(schema_of(good, bad), tmp_path / "out", item_feature=broken)
+    monkeypatch.setattr(columns, "_fit", lambda *_: pytest.fail("built twice"))
+    table = build_item_table(schema_of(good), tmp_path / "out", item_feature=broken)
+    assert list(table.columns) == ["item_id", "good"]
+    build_item_table(schema_of(), tmp_path / "out", item_feature=broken)
+
+
+def test_an_older_table_on_disk_is_not_looked_at(tmp_path, feature_file):
+    (tmp_path / "item_table-0123456789abcdef.safetensors").write_bytes(b"anything")
+    build_item_table(schema_of(vector({"txt": 3})), tmp_path, item_feature=feature_file)
+
+
+def test_stored_columns_are_mapped_and_described(tmp_path, feature_file):
     table = build_item_table(schema_of(vector({"txt": 3}), *PLAIN), tmp_path, item_feature=feature_file)
+    path = table.stored["emb"].path
     values = table.columns["emb"]
     values[0] = 1.0  # a private copy of the page: the file stays as it is
-    assert not ItemTable.load(table.path).columns["emb"][0].any()
+    assert not ItemColumn.load(path).values[0].any()
     while isinstance(values, np.ndarray) and not isinstance(values, np.memmap):
         values = values.base
     assert isinstance(values, np.memmap)
-    info = json.loads(table.path.with_suffix(".json").read_text())
-    assert info == table.info
-    assert info["sources"]["item_feature"]["file"] == "item_feature.parquet" and str(tmp_path) not in json.dumps(info)
-    assert info["columns"]["emb"] == {"dtype": "float32", "shape": [N + 1, 3]}
-    report = info["pca"]["emb"][0]
+    info = ItemColumn.load(path).info
+    assert info["sources"]["txt"]["file"] == "item_feature.parquet" and str(tmp_path) not in json.dumps(info)
+    assert info["column"]["name"] == "emb" and info["column"]["derived"] == {"pca": {"txt": 3}}
+    (report,) = info["reports"]
     theirs = sklearn_pca(TEXT, 3)
     np.testing.assert_allclose(report["explained_variance_ratio"], theirs.explained_variance_ratio_, rtol=1e-4)
     assert report["variance_kept"] == pytest.approx(theirs.explained_variance_ratio_.sum())
     assert (report["raw_widths"], report["width"], report["rows_fitted"], report["rows_missing"]) == ([8], 3, N, 0)
     assert {"numpy", "scikit-learn"} <= set(info["libraries"])
+    assert oct(path.stat().st_mode) == oct(feature_file.stat().st_mode)
+    table, loaded = load_again(table), load_again(table)
+    assert all(np.array_equal(loaded.columns[name], values) for name, values in table.columns.items())
+    assert loaded.item_ids.tolist() == IDS.tolist() and list(loaded.columns) == list(table.columns)
 
 
-def test_damaged_and_foreign_tables_are_refused(tmp_path, feature_file):
+def load_again(table):
+    return ItemTable.load(table.path, {name: column.path for name, column in table.stored.items()})
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path, feature_file):
     schema = schema_of(vector({"txt": 3}))
-    path = build_item_table(schema, tmp_path, item_feature=feature_file).path
+    table = build_item_table(schema, tmp_path, item_feature=feature_file)
+    path = table.stored["emb"].path
     whole = path.read_bytes()
     for size in (0, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(
-            DataError, match=r"not a whole item table \(.*\); delete it, and the next run builds it anew"
+            DataError, match=r"not a whole file of item arrays \(.*\); delete it, and the next run builds it anew"
         ):
             build_item_table(schema, tmp_path, item_feature=feature_file)
     from safetensors.numpy import save_file
 
     save_file({"weight": np.ones(3)}, path)
-    with pytest.raises(DataError, match=r"format None, expected 'fuxictr_mm item table 1'"):
-        ItemTable.load(path)
+    with pytest.raises(DataError, match=r"format None, expected 'fuxictr_mm item column 1'"):
+        ItemColumn.load(path)
+    with pytest.raises(DataError, match=r"format 'fuxictr_mm item ids 1', expected 'fuxictr_mm item column 1'"):
+        ItemColumn.load(table.path)
     path.write_bytes(whole)
-    path.with_suffix(".json").unlink()
-    with pytest.raises(DataError, match=r"not a whole item table \(.*No such file"):
-        ItemTable.load(path)
+    info = write(tmp_path / "info.parquet", {"item_id": IDS[:-1]})
+    fewer = build_item_table(schema_of(), tmp_path, item_info=info)
+    with pytest.raises(DataError, match=rf"emb-.*: {N} items, but .*item_ids-.* has {N - 1}; delete both"):
+        ItemTable.load(fewer.path, {"emb": path})
+    path.unlink()
+    with pytest.raises(DataError, match=r"not a whole file of item arrays \(.*No such file"):
+        ItemTable.load(table.path, {"emb": path})
 
 
 @pytest.mark.parametrize("ids", [IDS, np.arange(1, 61), IDS * 10**12])
@@ -302,7 +352,7 @@ def test_damaged_and_foreign_tables_are_refused(tmp_path, feature_file):
 def test_index_of(ids, dtype):
     if ids.max() > np.iinfo(dtype).max:
         pytest.skip("these ids need int64")
-    table = ItemTable(ids, {})
+    table = ItemTable(ids)
     unknown = np.setdiff1d(np.arange(1, 300), ids)[:5]
     raw = np.concatenate([ids[::-1], [0], unknown, [np.iinfo(dtype).max]]).astype(dtype)
     expected = [*range(N, 0, -1), 0, *[-1] * 6]
@@ -319,7 +369,7 @@ def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
     ids = np.sort(np.setdiff1d(np.arange(1, 400), IDS)[[3, 40, 200, 90]])
     rows = [2, 0, 3, 1]
     new = item_rows(rows, item_id=ids[rows], txt=text[rows].tolist(), img=image[rows].tolist())
-    later = ItemTable.load(table.path).with_items(item_feature=write(tmp_path / "new.parquet", new))
+    later = load_again(table).with_items(item_feature=write(tmp_path / "new.parquet", new))
     assert later.item_ids.tolist() == [*IDS, *ids] and later.path is None
     for name, values in table.columns.items():
         assert np.array_equal(later.columns[name][: N + 1], values)
@@ -330,8 +380,9 @@ def test_later_items_go_through_the_saved_pca(tmp_path, feature_file):
     by_hand = np.hstack([pca.transform(text) / norm, image / np.sqrt((IMAGE**2).sum(axis=1).mean())])
     np.testing.assert_allclose(later.columns["emb"][N + 1 :], by_hand, rtol=1e-4, atol=1e-4)
     assert np.array_equal(later.columns["likes"][N + 1 :], LIKES[:4])
-    saved = later.save(tmp_path / "later.safetensors")
-    assert np.array_equal(saved.columns["joint"], later.columns["joint"]) and saved.info["n_items"] == N + 4
+    saved = later.save(tmp_path / "later")
+    assert np.array_equal(saved.columns["joint"], later.columns["joint"]) and saved.n_items == N + 4
+    assert np.array_equal(saved.columns["item_id"], later.columns["item_id"])
     again = saved.with_items(item_feature=write(tmp_path / "x.parquet", item_rows([0], item_id=[5000])))
     assert again.columns["item_id"].tolist() == [*range(N + 1), 0, 0, 0, 0, 0]
     assert again.index_of([5000, *ids]).tolist() == [N + 5, N + 1, N + 2, N + 3, N + 4]
@@ -357,27 +408,35 @@ def test_export_gives_raw_ids_and_real_items(tmp_path, feature_file):
         table.export("item_tags", tmp_path / "tags.npz")
 
 
-def build_in_process(folder, barrier):
+def build_in_process(folder, barrier, built):
+    def fit(*arguments):
+        built.put(1)
+        time.sleep(0.3)
+        return _fit(*arguments)
+
+    _fit, columns._fit = columns._fit, fit
     barrier.wait()
     schema = schema_of(vector({"txt": 3, "img": 3, "txt+img": 2}))
-    build_item_table(schema, Path(folder) / "out", item_feature=Path(folder) / "item_feature.parquet")
+    table = build_item_table(schema, Path(folder) / "out", item_feature=Path(folder) / "item_feature.parquet")
+    assert table.columns["emb"].shape == (N + 1, 8)
 
 
-def test_two_processes_build_at_once(tmp_path, feature_file):
+def test_of_two_processes_one_builds_and_both_end_whole(tmp_path, feature_file):
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    workers = [context.Process(target=build_in_process, args=(str(tmp_path), barrier)) for _ in range(2)]
+    barrier, built = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=build_in_process, args=(str(tmp_path), barrier, built)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    files = sorted(os.listdir(tmp_path / "out"))
-    assert [name.rpartition(".")[2] for name in files] == ["json", "safetensors"]
+    assert built.get() and built.empty()
     schema = schema_of(vector({"txt": 3, "img": 3, "txt+img": 2}))
     alone = build_item_table(schema, tmp_path / "alone", item_feature=feature_file)
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert files == sorted([alone.path.name, alone.stored["emb"].path.name])
     for name in files:
-        assert (tmp_path / "out" / name).read_bytes() == (alone.path.parent / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def poison(rows, row, value):
@@ -490,7 +549,7 @@ REFUSALS = {
         {},
         [vector({"txt": 2}, pretrain_dim=9)],
         ConfigError,
-        "column 'emb': pretrain_dim=9 but its pca gives vectors of width 2; leave",
+        "column 'emb': pretrain_dim=9 but what is derived for it has the width 2; leave",
     ),
     "too many components": (
         {},
@@ -520,7 +579,7 @@ def test_refusals(tmp_path, case):
     with pytest.raises(error, match=sentence) as caught:
         build_item_table(schema_of(*columns), tmp_path / "out", item_feature=path)
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("out/*"))
+    assert not list(tmp_path.glob("out/emb*"))
 
 
 def test_refuses_a_vocabulary_without_room(tmp_path, feature_file):
@@ -580,7 +639,7 @@ def test_refuses_files_that_lack_items_or_are_absent(tmp_path, feature_file):
 
 def test_large_ids_do_not_need_a_large_lookup(monkeypatch):
     monkeypatch.setattr(item_table_module, "LOOKUP_IDS", 10)
-    assert ItemTable(np.array([5, 7, 12]), {}).index_of([12, 5, 6, 0, -1]).tolist() == [3, 1, -1, 0, -1]
+    assert ItemTable(np.array([5, 7, 12])).index_of([12, 5, 6, 0, -1]).tolist() == [3, 1, -1, 0, -1]
 
 
 @pytest.mark.real_data

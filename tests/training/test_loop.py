@@ -307,9 +307,9 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         run.go(resume=True)
 
 
-def test_another_item_table_is_refused(tmp_path: Path) -> None:
+def test_another_item_column_is_refused(tmp_path: Path) -> None:
     run = killed(tmp_path)
-    run.model.feature_map.features["item_emb"]["item_table"] = "item_table-2.safetensors"
+    run.model.feature_map.features["item_emb"]["item_column"] = "item_emb-2.safetensors"
     with pytest.raises(ConfigError, match="that training began with digest of features = "):
         run.go(resume=True)
 
