@@ -1,15 +1,15 @@
 """Vectors of one modality, read chunk by chunk from any of the files that FuxiCTR users keep them in.
 
-Apart from the item table because it knows one file at a time and nothing about a dataset. Two layouts are read: a
-parquet list column that is named like the modality, with the ids in another column; and FuxiCTR's key/value form
-(``.parquet``, ``.npz``, ``.h5``), which :func:`export_key_value` also writes.
+Two layouts are read: a parquet list column that is named like the modality, with the ids in another column; and
+FuxiCTR's key/value form (``.parquet``, ``.npz``, ``.h5``), which :func:`export_key_value` also writes. An ``.npz`` is
+read at once; keep vectors that memory does not hold in one of the other forms.
 """
 
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -49,7 +49,7 @@ def iter_vectors(
     path = Path(path)
     ids = read_ids(path, modality, key_col)
     start, empty = 0, []
-    for values in _read_values(path, modality, chunk_rows):
+    for values in _read_values(path, modality, chunk_rows, len(ids)):
         chunk_ids = ids[start : start + len(values)]
         start += len(values)
         vectors, is_present = _matrix(values, chunk_ids, width, f"{path}: column {modality!r}")
@@ -147,10 +147,12 @@ def _parquet_names(path: Path, modality: str, key_col: str) -> tuple[str, str]:
     return key, value
 
 
-def _read_values(path: Path, modality: str, chunk_rows: int) -> Iterator[pa.Array | np.ndarray]:
-    read = _parquet_values(path, modality, chunk_rows) if path.suffix == ".parquet" else _array_values(path, chunk_rows)
+def _read_values(path: Path, modality: str, chunk_rows: int, n_keys: int) -> Iterator[pa.Array | np.ndarray]:
     try:
-        yield from read
+        if path.suffix == ".parquet":
+            yield from _parquet_values(path, modality, chunk_rows)
+        else:
+            yield from _array_values(path, chunk_rows, n_keys)
     except (pa.ArrowInvalid, OSError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise DataError(f"{path}: the vectors of {modality!r} cannot be read ({err}); copy or make it again.") from err
 
@@ -205,59 +207,36 @@ def _matrix(
 
 
 def _read_keys(path: Path) -> np.ndarray:
-    """Ids of an .npz or .h5 file, after checking that its values fit them."""
+    """Ids of an .npz or .h5 file."""
     if not path.is_file():
         raise DataError(f"{path}: file not found; check the path in the dataset's YAML.")
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                names, keys = list(file), file.get("key")
-            kind, shape = _npy_header(path) if "value" in names else (None, ())
-        else:
-            with h5py.File(path, "r") as file:
-                names, keys = list(file), file["key"][:] if "key" in file else None
-                kind, shape = (file["value"].dtype, file["value"].shape) if "value" in file else (None, ())
+        with _open_arrays(path) as file:
+            names = list(file)
+            keys = file["key"][:] if {"key", "value"} <= set(names) else None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as err:
         raise DataError(
             f"{path}: cannot be read as {path.suffix} ({path.stat().st_size:,} bytes; {err}); copy or make it again."
         ) from err
-    if keys is None or kind is None:
+    if keys is None:
         raise DataError(f"{path}: 'key' (ids) and 'value' (vectors) are expected; found {names}.")
     if keys.ndim != 1 or keys.dtype.kind not in "iu":
         raise DataError(f"{path}: 'key' must be a list of integers; found {keys.dtype} of shape {keys.shape}.")
-    if kind.kind not in "fiu" or len(shape) != 2 or shape[0] != len(keys):
-        raise DataError(
-            f"{path}: 'value' must hold numbers of shape ({len(keys)}, width), one row per key; found {kind} of "
-            f"shape {shape}."
-        )
     return keys
 
 
-def _array_values(path: Path, chunk_rows: int) -> Iterator[np.ndarray]:
-    if path.suffix == ".h5":
-        with h5py.File(path, "r") as file:
-            for start in range(0, len(file["value"]), chunk_rows):
-                yield file["value"][start : start + chunk_rows]
-        return
-    kind, shape = _npy_header(path)
-    with zipfile.ZipFile(path) as archive, archive.open("value.npy") as stream:
-        if _read_npy_header(stream)[1]:  # column-major: rows do not lie together, so it is read at once
-            with np.load(path, allow_pickle=False) as file:
-                values = file["value"]
-            yield from (values[start : start + chunk_rows] for start in range(0, len(values), chunk_rows))
-            return
-        for start in range(0, shape[0], chunk_rows):
-            rows = min(chunk_rows, shape[0] - start)
-            block = stream.read(rows * shape[1] * kind.itemsize)
-            yield np.frombuffer(block, dtype=kind).reshape(rows, shape[1])
+def _array_values(path: Path, chunk_rows: int, n_keys: int) -> Iterator[np.ndarray]:
+    expected = f"{path}: 'value' must hold numbers of shape ({n_keys}, width), one row per key; found"
+    with _open_arrays(path) as file:
+        try:
+            values = file["value"]
+        except ValueError as err:
+            raise DataError(f"{expected} what cannot be read: {err}.") from err
+        if values.dtype.kind not in "fiu" or values.ndim != 2 or len(values) != n_keys:
+            raise DataError(f"{expected} {values.dtype} of shape {values.shape}.")
+        for start in range(0, n_keys, chunk_rows):
+            yield values[start : start + chunk_rows]
 
 
-def _npy_header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
-    with zipfile.ZipFile(path) as archive, archive.open("value.npy") as stream:
-        shape, _, kind = _read_npy_header(stream)
-    return kind, shape
-
-
-def _read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    return read[np.lib.format.read_magic(stream)](stream)
+def _open_arrays(path: Path) -> Any:
+    return np.load(path, allow_pickle=False) if path.suffix == ".npz" else h5py.File(path, "r")

@@ -1,8 +1,8 @@
 """PCA of one modality's vectors as a scikit-learn estimator, fitted in one pass over chunks.
 
-scikit-learn's own ``PCA`` wants all rows in memory and its ``IncrementalPCA`` is an approximation; here the mean and the
-centred scatter matrix grow chunk by chunk in float64 (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
-variance"), so any partition of the rows gives the PCA of all of them.
+scikit-learn's own ``PCA`` wants all rows in memory and its ``IncrementalPCA`` is an approximation; here the mean and
+the centred scatter matrix grow chunk by chunk in float64 (Chan, Golub & LeVeque 1983, "Algorithms for computing the
+sample variance"), so any partition of the rows gives the PCA of all of them.
 """
 
 from collections.abc import Iterator
