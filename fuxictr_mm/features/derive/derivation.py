@@ -114,7 +114,8 @@ def derives(key: str) -> Callable[[_Make], _Make]:
 
 def derivations_of(column: Column) -> list[Derivation]:
     """The derivations of a column, not fitted, in the order of ``COLUMN_KEYS``; none: it is read as it stands."""
-    _import_all()
+    if any(key not in _MAKERS for key in column.derived):
+        _import_all()
     found: list[Derivation] = []
     for key in column.derived:
         if key in _MAKERS:  # others are options of these
