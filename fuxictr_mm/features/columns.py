@@ -19,7 +19,7 @@ from fuxictr_mm.features.derive.derivation import Derivation, ItemRows, WholeRow
 from fuxictr_mm.features.derive.modalities import ModalityRows
 from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources, read_column
-from fuxictr_mm.files import file_fingerprint, open_parquet
+from fuxictr_mm.files import file_fingerprint, open_parquet, remove_leftovers
 
 __all__ = ["ItemColumn", "Items", "column_file", "open_column", "read_ready_made"]
 
@@ -156,9 +156,10 @@ def open_column(column: Column, items: Items, training: TrainingSplit, path: Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if not path.exists():
-                _fit(column, items, training).save(path)
+                remove_leftovers(path)
+                built = _fit(column, items, training).save(path)
                 logging.info("Built item column: %s (%s items)", path, f"{len(items.ids):,}")
-                return ItemColumn.load(path)
+                return built
     logging.info("Reuse item column: %s", path)
     return ItemColumn.load(path)
 

@@ -288,7 +288,18 @@ def test_a_column_is_built_when_it_is_read_and_never_otherwise(tmp_path, feature
 
 def test_an_older_table_on_disk_is_not_looked_at(tmp_path, feature_file):
     (tmp_path / "item_table-0123456789abcdef.safetensors").write_bytes(b"anything")
-    build_item_table(schema_of(vector({"txt": 3})), tmp_path, item_feature=feature_file)
+    table = build_item_table(schema_of(vector({"txt": 3})), tmp_path, item_feature=feature_file)
+    assert table.columns["emb"].shape == (N + 1, 3)
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path, feature_file):
+    schema = schema_of(vector({"txt": 3}))
+    path = build_item_table(schema, tmp_path, item_feature=feature_file).stored["emb"].path
+    path.unlink()
+    torn = path.with_name(f".{path.name}.999999999-x.tmp")
+    torn.write_bytes(b"torn")
+    assert build_item_table(schema, tmp_path, item_feature=feature_file).stored["emb"].path == path
+    assert not torn.exists()
 
 
 def test_stored_columns_are_mapped_and_described(tmp_path, feature_file):
