@@ -22,10 +22,11 @@ from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.files import only_one
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.check import check_runs
-from fuxictr_mm.run.evaluation import Evaluation, clicks_per_item, evaluate_split, warnings_of
+from fuxictr_mm.run.evaluation import Evaluation, clicks_per_item, evaluate_split
 from fuxictr_mm.run.log import RunLog
 from fuxictr_mm.run.provenance import current_commit
 from fuxictr_mm.run.results import Result, append_csv, begin, finish, finished_result
+from fuxictr_mm.run.warnings import warnings_of
 from fuxictr_mm.training.checkpoint import load_weights
 from fuxictr_mm.training.progress import state_file
 

@@ -12,16 +12,9 @@ from fuxictr.preprocess import build_dataset
 from sklearn.metrics import roc_auc_score
 
 import fuxictr_mm
-from fuxictr_mm.run.evaluation import (
-    Evaluation,
-    attention_warning,
-    clicks_per_item,
-    cold_warning,
-    evaluate_split,
-    gap_warning,
-    norm_warning,
-)
+from fuxictr_mm.run.evaluation import Evaluation, clicks_per_item, evaluate_split
 from fuxictr_mm.run.results import Result
+from fuxictr_mm.run.warnings import attention_warning, cold_warning, gap_warning, norm_warning
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 METRICS = ["AUC", "logloss", "gAUC"]
