@@ -1,6 +1,6 @@
 """Files of the input benchmark: the same rows in the challenge's layout and in that of FuxiCTR's LongCTR loader.
 
-Apart from the benchmark because they are made once and then read by many processes.
+They are made once and then read by many processes.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What was found in a dataset, as numbers, as a table and as a plot; :mod:`fuxictr_mm.inspect.inspection` finds it.
 
-Apart from the inspection because it reads no file, and from the contract because these are facts to judge, not rules.
+These are facts to judge, not rules: what breaks a rule is refused by the contract.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Looks a dataset over before anything trains on it: cold items, users in several splits, vector scales, level leaks.
 
-Apart from the contract because nothing here refuses data that keeps it, and no run has to pay for it.
+Data that keep the contract are never refused here, and no run pays for it.
 """
 
 import sys

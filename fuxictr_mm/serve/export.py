@@ -1,6 +1,6 @@
 """A trained network for use elsewhere: its weights as safetensors, or the network itself as ONNX.
 
-Apart from the models because serving needs it and training does not; ONNX is the extra ``fuxictr_mm[onnx]``.
+ONNX is the extra ``fuxictr_mm[onnx]``.
 
 Axes: B = rows, L = history length (at least 1), U = distinct items.
 """

@@ -1,6 +1,6 @@
 """The network as a graph of operators: which tensors go in, how torch traces it, how far onnxruntime is from torch.
 
-Apart from :mod:`~fuxictr_mm.serve.export`, which decides what is written; nothing here writes a file that stays.
+:mod:`~fuxictr_mm.serve.export` decides what is written; nothing here writes a file that stays.
 
 Axes: B = rows, L = history length (at least 1), U = distinct items.
 """
