@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     verb = parser.parse_args(argv[:1]).verb
     resume = None
     if verb in RESUMABLE:
-        resume = f"python {shlex.join(dict.fromkeys([*sys.argv, *RESUMABLE[verb]]))}"
+        more = [argument for argument in RESUMABLE[verb] if argument not in sys.argv]
+        resume = f"python {shlex.join([*sys.argv, *more])}"
     with user_errors(resume):
         VERBS[verb](argv[1:])
 
@@ -230,6 +231,9 @@ def _of(module: str) -> Callable[[list[str]], None]:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
+    "seeds": _of("study.seeds"),
+    "study": _of("study.study"),
+    "tune": _of("study.tune"),
     "demo": demo,
     "inspect": inspect,
     "predict": predict,
@@ -238,7 +242,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "report": _of("report.page"),
 }
 # What continues a verb after an interruption, beside the arguments that it was given.
-RESUMABLE: dict[str, list[str]] = {"run": ["--resume"]}
+RESUMABLE: dict[str, list[str]] = {"run": ["--resume"], "seeds": [], "study": [], "tune": []}
 
 
 def _verb_list() -> str:

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.cli import user_errors
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.rows import read_rows
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.errors import needs
 from fuxictr_mm.features.derive.pca import ModalityPCA
 from fuxictr_mm.features.table import build_item_table
 from fuxictr_mm.files import atomic_write
@@ -219,8 +218,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as own:
             return probe(args.probe, args.size, args.folder or Path(own))
     with user_errors(), tempfile.TemporaryDirectory() as temporary:
-        if find_spec("matplotlib") is None:
-            raise ConfigError("the picture needs matplotlib; pip install 'fuxictr_mm[plot]'.")
+        needs("matplotlib", "plot")
         sizes = {"rows": args.rows, **dict.fromkeys(MODELS, args.lengths), "items": args.items, "widths": args.widths}
         todo = [(sweep, size) for sweep, those in sizes.items() for size in sorted(those)]
         folder = args.folder or Path(temporary)

@@ -17,7 +17,7 @@ from typing import Any
 
 from common import RESULTS, write
 
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.errors import needs
 from fuxictr_mm.files import atomic_write
 
 AUC_WIDTH = 736
@@ -50,11 +50,7 @@ def speed_by_rank(file: Path) -> tuple[int, dict[int, float]]:
 
 
 def plot(auc: dict[str, dict[int, list[float]]], width: int, rates: dict[int, float], out: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as err:
-        raise ConfigError("the plot needs matplotlib; run: pip install 'fuxictr_mm[plot]'.") from err
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = needs("matplotlib.figure", "plot").Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for dataset, of_rank in auc.items():
         ranks = sorted(of_rank)

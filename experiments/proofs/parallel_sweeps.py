@@ -1,15 +1,13 @@
 """Do sweeps of many processes on one data set get in each other's way? The same sweep again and again, and a count.
 
-``python proofs/parallel_sweeps.py`` makes a small data set, sweeps 20 experiments on 4 item tables with 4 workers,
+``python proofs/parallel_sweeps.py`` makes a small data set, sweeps 20 experiments on 4 vector columns with 4 workers,
 5 times from nothing, looks at every file afterwards, and writes ``results/parallel_sweeps.{md,csv}``. It ends with
 status 1 if anything is torn, missing, left over, or different from the first time.
 """
 
 import argparse
-import csv
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,11 +21,12 @@ from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.columns import ItemColumn
-from fuxictr_mm.files import atomic_write
 from fuxictr_mm.run.provenance import current_commit, machine
+from fuxictr_mm.study.runs import this_command
+from fuxictr_mm.study.tables import markdown_table, write_csv, write_text
 
 HERE = Path(__file__).resolve().parents[1]
-CSV = HERE / "parallel_sweeps.csv"  # run_expid.py names it after the tuner file
+CSV = HERE / "parallel_sweeps.csv"  # run_param_tuner.py names it after the tuner file
 SETTINGS = DemoSettings(items=400, rows=8000, valid_rows=2000, test_rows=2000, text_width=24, image_width=32)
 SPACE = {
     "learning_rate": [5.0e-4, 1.0e-3, 2.0e-3, 4.0e-3, 8.0e-3],
@@ -121,30 +120,32 @@ def expected(found: dict[str, Any], first: dict[str, Any]) -> bool:
     )
 
 
-def markdown(sweeps: list[dict[str, Any]], workers: int, commit: str) -> str:
-    header = [name for name in sweeps[0] if name != "metrics"]
-    lines = ["| sweep | " + " | ".join(header) + " | metrics as in the first |", "|" + " --- |" * (len(header) + 2)]
+def report(sweeps: list[dict[str, Any]], workers: int, commit: str) -> str:
+    lines = []
     for number, found in enumerate(sweeps, start=1):
         same = sum(found["metrics"].get(expid) == value for expid, value in sweeps[0]["metrics"].items())
-        cells = [number, *(found[name] for name in header), f"{same} of {EXPERIMENTS}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        shown = {name: value for name, value in found.items() if name != "metrics"}
+        lines.append({"sweep": number, **shown, "metrics as in the first": f"{same} of {EXPERIMENTS}"})
     verdict = "all as expected" if all(expected(found, sweeps[0]) for found in sweeps) else "NOT as expected"
-    lines += [
-        "",
-        f"{EXPERIMENTS} experiments, {VARIANTS} columns, {workers} workers, {len(sweeps)} times anew: {verdict}.",
-        f"Command: `python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; commit {commit}; {machine()}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return (
+        f"{markdown_table(lines)}\n{EXPERIMENTS} experiments, {VARIANTS} columns, {workers} workers, {len(sweeps)} "
+        f"times anew: {verdict}.\nCommand: `{this_command()}`; commit {commit}; {machine()}.\n"
+    )
 
 
-def write_csv(sweeps: list[dict[str, Any]], path: Path) -> None:
+def write_metrics(sweeps: list[dict[str, Any]], path: Path) -> None:
     """Every experiment of every sweep."""
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["sweep", "expid", *(f"{split} {name}" for split in ("valid", "test") for name in METRICS)])
-        for number, found in enumerate(sweeps, start=1):
-            for expid, value in sorted(found["metrics"].items()):
-                writer.writerow([number, expid, *(value[s][name] for s in ("valid", "test") for name in METRICS)])
+    lines = [
+        {
+            "sweep": number,
+            "expid": expid,
+            **{f"{split} {name}": value[split][name] for split in ("valid", "test") for name in METRICS},
+        }
+        for number, found in enumerate(sweeps, start=1)
+        for expid, value in sorted(found["metrics"].items())
+    ]
+    columns = ["sweep", "expid", *(f"{split} {name}" for split in ("valid", "test") for name in METRICS)]
+    write_csv(path, columns, lines)
 
 
 def main() -> None:
@@ -162,11 +163,10 @@ def main() -> None:
         for number in range(1, args.repeats + 1):
             sweeps.append(sweep(folder / f"sweep{number}", folder / "data", args.workers))
             print({key: value for key, value in sweeps[-1].items() if key != "metrics"}, flush=True)
-    text = markdown(sweeps, args.workers, commit)
+    text = report(sweeps, args.workers, commit)
     print("\n" + text)
-    with atomic_write(args.out / "parallel_sweeps.md") as path:
-        path.write_text(text, encoding="utf-8")
-    write_csv(sweeps, args.out / "parallel_sweeps.csv")
+    write_text(args.out / "parallel_sweeps.md", text)
+    write_metrics(sweeps, args.out / "parallel_sweeps.csv")
     sys.exit(0 if all(expected(found, sweeps[0]) for found in sweeps) else 1)
 
 

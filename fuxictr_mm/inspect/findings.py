@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.errors import needs
 from fuxictr_mm.files import atomic_write
 
 __all__ = ["Findings", "LevelFindings", "ModalityFindings", "SplitFindings"]
@@ -194,12 +194,8 @@ class Findings:
         Raises:
             ConfigError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as err:
-            raise ConfigError('the plot needs matplotlib; run: pip install "fuxictr_mm[plot]".') from err
         path = Path(path)
-        figure = Figure(figsize=(12, 8), layout="constrained")
+        figure = needs("matplotlib.figure", "plot").Figure(figsize=(12, 8), layout="constrained")
         (lengths, items), (norms, levels) = figure.subplots(2, 2)
         self._plot_lengths(lengths)
         self._plot_items(items)

@@ -23,7 +23,7 @@ import torch
 from fuxictr_mm.batch import RaggedBatch
 from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.data.rows import Rows, read_rows
-from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.errors import ConfigError, DataError, needs
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.models.history_attention import attention_summary, history_attention, uniform_attention_warning
 from fuxictr_mm.run import Trained, resolve_experiment
@@ -179,15 +179,11 @@ def draw(shown: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as err:
-        raise ConfigError('the figure needs matplotlib; run: pip install "fuxictr_mm[plot]".') from err
     across = max(len(records) for records in shown.values())
     longest = max(len(record["history"]) for records in shown.values() for record in records)
     heads = max(sum(map(len, record["attention"])) for records in shown.values() for record in records)
     size = (across * (3.2 + 0.3 * heads), len(shown) * (1.8 + 0.15 * longest))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = needs("matplotlib.figure", "plot").Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(shown), across, squeeze=False)
     for line, (expid, records) in zip(grid, shown.items()):
         for axes, record in zip(line, records):

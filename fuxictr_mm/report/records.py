@@ -1,10 +1,10 @@
 """What a file of results holds, typed; numbers that a file has as null or NaN are NaN."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fuxictr_mm.study.arms import compare
+from fuxictr_mm.study.tables import compare
 
 __all__ = [
     "METRICS", "About", "Benchmark", "Block", "Document", "Estimate", "Explained", "Explanation", "Looked", "Metrics",
@@ -159,7 +159,7 @@ def summarize(variants: Sequence[Variant]) -> list[Variant]:
             for name in names:
                 values = [run.metrics(split).get(name, NAN) for run in variant.runs]
                 reference = [run.metrics(split).get(name, NAN) for run in first] if has_pairs else [NAN] * len(values)
-                figures = asdict(compare(values, reference)).items()
+                figures = compare(values, reference).model_dump().items()
                 found = Estimate(**{key: NAN if value is None else value for key, value in figures})
                 summary.setdefault(split, {})[name] = found
         filled.append(replace(variant, summary=summary))

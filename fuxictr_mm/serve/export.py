@@ -9,14 +9,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.errors import ConfigError, needs
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.serve.onnx_graph import TRIALS, compare, input_columns, trace
@@ -165,13 +165,8 @@ def _onnx_modules() -> tuple[Any, Any]:
             f"ONNX export needs torch >= {'.'.join(map(str, OLDEST_TORCH))}, whose exporter knows free axes; "
             f"found {torch.__version__}."
         )
-    modules = []
-    for name in ("onnx", "onnxruntime", "onnxscript"):
-        try:
-            modules.append(import_module(name))
-        except ImportError as err:
-            raise ConfigError(f"ONNX export needs {name}; run: pip install 'fuxictr_mm[onnx]'.") from err
-    return modules[0], modules[1]
+    onnx, onnxruntime, _ = (needs(name, "onnx") for name in ("onnx", "onnxruntime", "onnxscript"))
+    return onnx, onnxruntime
 
 
 def _provenance(model: nn.Module) -> dict[str, str]:

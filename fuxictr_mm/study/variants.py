@@ -1,4 +1,4 @@
-"""A study's YAML -> the arms of a comparison; apart from its script because reading it trains nothing.
+"""A study's YAML -> variants of an experiment.
 
     base:                          # dataset id -> the experiment that is varied on it
         LFM2k: {expid: DIN_SE_MHTA_LFM2k, names: {text: txt_emb_MiniLM}}
@@ -17,21 +17,21 @@ columns keeps what it does not say (``{}``: all). ``expid`` and ``dataset_id`` t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.config.keys import KEYS, nearest
+from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.config.yaml_files import REPOSITORY, read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.run.run import resolve_experiment
-from fuxictr_mm.study.arms import Arm
-from fuxictr_mm.study.tuner import vary
+from fuxictr_mm.study.runs import Variant
+from fuxictr_mm.study.vary import vary
 
-__all__ = ["Study", "list_studies", "read_study", "study_arms"]
+__all__ = ["Study", "list_studies", "read_study", "study_variants"]
 
 STUDIES = REPOSITORY / "experiments" / "studies"
 SECTIONS = {
@@ -106,22 +106,19 @@ def _section(file: Path, key: str, section: Any) -> dict[str, dict[str, Any]]:
     return {str(name): value for name, value in section.items()}
 
 
-def _check_names(file: Path, variants: Mapping[str, dict[str, Any]], over: str | None) -> None:
+def _check_names(file: Path, variants: Iterable[str], over: str | None) -> None:
     slugs: dict[str, str] = {}
-    for name, changes in variants.items():
+    for name in variants:
         if name != slugs.setdefault(_slug(name), name):
             raise ConfigError(
                 f"{file}: variants: {slugs[_slug(name)]!r} and {name!r} would both run as {_slug(name)}; rename one."
             )
         if over is not None and not re.fullmatch(r"\d+(\.\d+)?", name):
             raise ConfigError(f"{file}: over {over!r}: the variant {name!r} is no number; rename it, or remove 'over'.")
-        for key in changes:
-            if key in ("seed", "verbose") or (key in KEYS and KEYS[key].fixed):
-                raise ConfigError(f"{file}: variants: {name!r}: the script itself decides {key!r}; leave it out.")
 
 
-def study_arms(study: Study, dataset_id: str, config: str | Path | None = None) -> list[Arm]:
-    """All variants of a study on a dataset.
+def study_variants(study: Study, dataset_id: str, config: str | Path | None = None) -> list[Variant]:
+    """All variants of a study on a dataset, with the ids ``<study>__<variant>``.
 
     Args:
         config: FuxiCTR config directory of the experiments; default: this repository's own.
@@ -138,16 +135,16 @@ def study_arms(study: Study, dataset_id: str, config: str | Path | None = None) 
     def load(expid: str, dataset_id: str) -> Experiment:
         return resolve_experiment(expid, config, dataset_id)
 
-    arms = []
-    for name, changes in study.variants.items():
+    variants = []
+    for name, written in study.variants.items():
         where = f"{study.file}: variants: {name!r}"
-        overrides = _fill(changes, base.get("names", {}), where)
-        experiment = {"expid": base["expid"], "dataset_id": dataset_id, **overrides}
-        values = {key: value for key, value in overrides.items() if key not in ("expid", "dataset_id")}
-        run_id = f"{study.name}__{_slug(name)}"
-        named = load(experiment["expid"], experiment["dataset_id"]).but(model_id=run_id)
-        arms.append(Arm(name, run_id, vary(named, values, where=where, folder=study.file.parent), overrides))
-    return arms
+        changes = _fill(written, base.get("names", {}), where)
+        origin = {"expid": base["expid"], "dataset_id": dataset_id, **changes}
+        values = {key: value for key, value in changes.items() if key not in ("expid", "dataset_id")}
+        named = load(origin["expid"], origin["dataset_id"]).but(model_id=f"{study.name}__{_slug(name)}")
+        experiment = vary(named, values, where=where, folder=study.file.parent, decided=("seed", "verbose"))
+        variants.append(Variant(name, experiment, changes))
+    return variants
 
 
 def _fill(value: Any, names: Mapping[str, Any], where: str) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,21 @@ import pytest
 import yaml
 from scipy.stats import ttest_1samp
 
+from fuxictr_mm.cli import main
 from fuxictr_mm.compat import host_model_names
 from fuxictr_mm.run.run import Result
-from fuxictr_mm.study import arms as comparison
+from fuxictr_mm.study import executor, tables
+from fuxictr_mm.study import study as verb
 from fuxictr_mm.study import variants as study
+from fuxictr_mm.study.records import Estimate, StudyRecord
+from fuxictr_mm.study.runs import Outcome, Variant
+from fuxictr_mm.study.traits import Traits
 from fuxictr_mm.training.loop import ResumableModel
-from tests.experiments.scripts import load_script
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
 PCA = "feature_cols.item_emb.pca"
 VARIANTS: dict[str, Any] = {"full": {}, "no SE": {"use_se": False}}
-
-
-ablation = load_script("run_ablation")
 
 
 @pytest.fixture
@@ -51,8 +53,8 @@ def write(config: Path) -> Callable[..., Path]:
 
 def run(file: Path, *arguments: str) -> None:
     out = str(file.parent / "out")
-    ablation.main(
-        ["--study", str(file), "--dataset", "clusters", "--config", str(file.parent), "--out", out, *arguments]
+    main(
+        ["study", "--study", str(file), "--dataset", "clusters", "--config", str(file.parent), "--out", out, *arguments]
     )
 
 
@@ -88,7 +90,9 @@ def test_files_and_what_is_not_repeated(
     run(file, "--seeds", "1", "2", "2")
     assert len(trained) == 4
 
-    assert {path.name for path in out.iterdir()} == {f"parts_clusters.{kind}" for kind in ("csv", "json", "md", "png")}
+    assert {path.name for path in out.glob("[!.]*")} == {
+        f"parts_clusters.{kind}" for kind in ("csv", "json", "md", "png")
+    }
     assert (out / "parts_clusters.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((out / "parts_clusters.csv").open()))
     assert [(row["variant"], row["seed"], row["split"]) for row in rows] == [
@@ -129,26 +133,46 @@ def test_files_and_what_is_not_repeated(
     assert "to score 100 candidates" in text and "the CPU (threads: " in text
 
 
+def test_latency_is_measured_when_no_other_worker_trains(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_after_the_other(waiting: Any, gpus: Any, csv_file: Any, end: Any) -> None:
+        for place, run in enumerate(list(waiting), start=1):
+            ended.append(place)
+            end(run, executor._attempt(run, csv_file))
+
+    ended: list[int] = []
+    measured: list[tuple[str, int]] = []
+    monkeypatch.setattr(executor, "_in_processes", one_after_the_other)
+    monkeypatch.setattr(verb, "traits", lambda run: measured.append((run.expid, ended[-1])) or Traits(1.5))
+    file = write()
+    run(file, "--seeds", "1", "2", "--gpu", "-1", "-1")
+    assert measured == [("parts__full_seed1", 4), ("parts__no_se_seed1", 4)]
+    record = StudyRecord.read(file.parent / "out" / "parts_clusters.json")
+    assert [variant.latency_p50_ms for variant in record.variants] == [1.5, 1.5]
+
+
 def test_the_table_tells_rare_targets_apart(tmp_path: Path) -> None:
     def groups(*values: float | None) -> dict[str, Any]:
         return {"rare": {"AUC": values[0]}, "warm": {"AUC": values[1]}}
 
     found = [groups(0.6, 0.8), groups(0.7, 0.9)], [groups(0.5, 0.7), groups(None, 0.8)]
-    arms = [comparison.Arm(name, name, {}) for name in ("full", "less")]
-    rows = [
-        comparison.Row(arm, [result(0.8, by_frequency={"test": one, "valid": groups(0.1, 0.2)}) for one in of_arm])
-        for arm, of_arm in zip(arms, found)
+    variants = [Variant(name, None, {}) for name in ("full", "less")]
+    outcomes = [
+        Outcome(variant, [result(0.8, by_frequency={"test": one, "valid": groups(0.1, 0.2)}) for one in of_variant])
+        for variant, of_variant in zip(variants, found)
     ]
-    cells = [(line["rare AUC"], line["warm AUC"]) for line in comparison.table(rows, "variant")]
-    assert cells == [("0.6500", "0.8500"), ("-", "0.7500")]
-    assert "cold AUC" not in comparison.table(rows, "variant")[0]
-    comparison.write_csv(rows, [1, 2], "variant", tmp_path / "out.csv")
+    lines = tables.comparison(outcomes, "variant")
+    text = tables.markdown_table([{key: line[key] for key in ("rare AUC", "warm AUC")} for line in lines])
+    assert text.splitlines()[2:] == ["| 0.6500 | 0.8500 |", "| - | 0.7500 |"]
+    assert "cold AUC" not in lines[0]
+    tables.write_runs(outcomes, [1, 2], "variant", tmp_path / "out.csv")
     lines = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [line["rare_AUC"] for line in lines] == ["0.1", "0.6", "0.1", "0.7", "0.1", "0.5", "0.1", "nan"]
 
-    one_group = [comparison.Row(arms[0], [result(0.8, by_frequency={"test": {"cold": {"AUC": 0.8}}})])]
-    assert "cold AUC" not in comparison.table(one_group, "variant")[0]
-    assert "rare AUC" not in comparison.table([comparison.Row(arms[0], [result(0.8)])], "variant")[0]
+    one_group = [Outcome(variants[0], [result(0.8, by_frequency={"test": {"cold": {"AUC": 0.8}}})])]
+    assert "cold AUC" not in tables.comparison(one_group, "variant")[0]
+    assert "rare AUC" not in tables.comparison([Outcome(variants[0], [result(0.8)])], "variant")[0]
 
 
 def test_a_model_of_the_host_has_no_latency(write: Callable[..., Path]) -> None:
@@ -179,26 +203,26 @@ def test_variants_become_experiments(write: Callable[..., Path], config: Path) -
         "short": {"max_len": 2},
     }
     file = write(variants, crossed_with={"no vectors": {"use_features": ["likes_level", "item_id"]}})
-    arms = {arm.name: arm for arm in study.study_arms(study.read_study(str(file)), "clusters", config)}
-    assert list(arms) == [*variants, *(f"{name}, no vectors" for name in variants)]
-    assert [arm.run_id for arm in arms.values()][::4] == ["parts__full", "parts__full_no_vectors"]
-    ids = {name: arm.experiment["dataset_id"] for name, arm in arms.items()}
+    found = {one.name: one for one in study.study_variants(study.read_study(str(file)), "clusters", config)}
+    assert list(found) == [*variants, *(f"{name}, no vectors" for name in variants)]
+    assert [one.experiment.expid for one in found.values()][::4] == ["parts__full", "parts__full_no_vectors"]
+    ids = {name: one.experiment["dataset_id"] for name, one in found.items()}
     assert ids["full"] == ids["short"] == ids["full, no vectors"] == "clusters"
     assert ids["joint PCA"] == ids["joint PCA, no vectors"]
     assert len(set(ids.values())) == 3 and all(dataset_id.startswith("clusters") for dataset_id in ids.values())
-    before = arms["full"].experiment["feature_cols"]
-    assert arms["joint PCA"].experiment["feature_cols"] == [*before[:-1], {**before[-1], "pca": {"text+image": 3}}]
-    assert arms["joint PCA"].overrides == {PCA: {"text+image": 3}}
-    assert arms["separate"].experiment["feature_cols"] == [
+    before = found["full"].experiment["feature_cols"]
+    assert found["joint PCA"].experiment["feature_cols"] == [*before[:-1], {**before[-1], "pca": {"text+image": 3}}]
+    assert found["joint PCA"].changes == {PCA: {"text+image": 3}}
+    assert found["separate"].experiment["feature_cols"] == [
         *before[:-1],
         {**before[-1], "name": "a", "pca": {"text": 2}},
         {**before[-1], "name": "b", "active": False},
     ]
-    assert arms["short, no vectors"].experiment["use_features"] == ["likes_level", "item_id"]
-    assert (arms["short"].experiment["max_len"], arms["full"].experiment["max_len"]) == (2, 5)
-    assert "use_features" not in arms["full"].experiment.params
-    run_params = arms["short"].run_params(7, gpu=1)
-    assert [run_params[key] for key in ("model_id", "seed", "gpu", "resume")] == ["parts__short_seed7", 7, 1, True]
+    assert found["short, no vectors"].experiment["use_features"] == ["likes_level", "item_id"]
+    assert (found["short"].experiment["max_len"], found["full"].experiment["max_len"]) == (2, 5)
+    assert "use_features" not in found["full"].experiment.params
+    seventh = found["short"].run(7)
+    assert [seventh[key] for key in ("model_id", "seed", "resume")] == ["parts__short_seed7", 7, True]
 
 
 # What a variant says -> what is wrong with it.
@@ -215,7 +239,8 @@ WRONG_VARIANTS: list[tuple[dict[str, Any], str]] = [
     ({PCA: {"<tex>": 2}}, "'wrong': <tex> is not among the dataset's names; nearest: text"),
     ({"expid": "dinn"}, "--expid dinn: no such experiment"),
     ({"dataset_id": "cluster"}, "dataset_id cluster: not described in"),
-    ({"seed": 2}, "'wrong': the script itself decides 'seed'"),
+    ({"seed": 2}, "'wrong': 'seed' cannot be varied"),
+    ({"resume": False}, "'wrong': 'resume' cannot be varied"),
 ]
 # Sections of the study, arguments -> what is wrong with them.
 REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
@@ -273,7 +298,7 @@ def test_a_test_split_without_labels_is_refused_before_training(
 def test_without_matplotlib_nothing_starts(
     write: Callable[..., Path], config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparison, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit):
         run(write())
     assert "pip install 'fuxictr_mm[plot]'" in capsys.readouterr().err
@@ -283,17 +308,17 @@ def test_without_matplotlib_nothing_starts(
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_the_interval_is_that_of_the_paired_t_test(n: int) -> None:
     values, reference = np.random.default_rng(n).normal(0.8, 0.01, (2, n))
-    found = comparison.compare(values.tolist(), reference.tolist())
+    found = tables.compare(values.tolist(), reference.tolist())
     expected = ttest_1samp(values - reference, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert (found.mean, found.std) == pytest.approx((values.mean(), values.std(ddof=1)))
-    own = comparison.compare(values.tolist(), values.tolist())
+    own = tables.compare(values.tolist(), values.tolist())
     assert (own.difference, own.low, own.high) == (0, 0, 0)
 
 
 def test_one_seed_has_no_interval_and_a_missing_metric_no_value() -> None:
-    assert comparison.compare([0.8], [0.7]) == comparison.Comparison(0.8, None, pytest.approx(0.1), None, None)
-    missing = comparison.compare([float("nan")] * 2, [0.7, 0.8])
+    assert tables.compare([0.8], [0.7]) == Estimate(mean=0.8, std=None, difference=0.8 - 0.7, low=None, high=None)
+    missing = tables.compare([float("nan")] * 2, [0.7, 0.8])
     assert all(np.isnan([missing.mean, missing.std, missing.difference, missing.low, missing.high]))
 
 
@@ -302,25 +327,26 @@ def test_a_study_over_a_number_is_a_curve(
     write: Callable[..., Path], config: Path, monkeypatch: pytest.MonkeyPatch, seeds: list[int]
 ) -> None:
     parts = study.read_study(str(write({2: {"num_heads": 2}, 0.5: {}}, over="num_heads")))
-    arms = study.study_arms(parts, "clusters", config)
-    rows = [comparison.Row(arm, [result(0.7 + 0.01 * seed) for seed in seeds]) for arm in arms]
-    known = {arm.name: {"latency_p50_ms": 1.5, "explained_variance": {}} for arm in arms}
+    variants = study.study_variants(parts, "clusters", config)
+    outcomes = [Outcome(variant, [result(0.7 + 0.01 * seed) for seed in seeds]) for variant in variants]
+    known = {variant.name: Traits(1.5, {}) for variant in variants}
     drawn: list[list[float]] = []
-    plot_curve = comparison.plot_curve
-    monkeypatch.setattr(ablation, "plot_curve", lambda rows, x, *rest: (drawn.append(x), plot_curve(rows, x, *rest)))
-    ablation.write(ablation.Outcome(parts, "clusters", seeds, rows, known, "the CPU", "c"), config / "out")
+    plot_curve = verb.plot_curve
+    monkeypatch.setattr(verb, "plot_curve", lambda found, x, *rest: (drawn.append(x), plot_curve(found, x, *rest)))
+    verb.write_study(parts, "clusters", outcomes, seeds, known, -1, config / "out")
     assert drawn == [[2.0, 0.5]]
     assert (config / "out" / "parts_clusters.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((config / "out" / "parts_clusters.json").read_text())
     assert [variant["x"] for variant in content["variants"]] == [2.0, 0.5]
     assert content["over"] == "num_heads"
+    assert StudyRecord.read(config / "out" / "parts_clusters.json").variants[0].x == 2
 
 
 def test_the_list_names_studies_and_variants(capsys: pytest.CaptureFixture[str]) -> None:
-    ablation.main(["--list"])
+    main(["study", "--list"])
     out = capsys.readouterr().out
     assert all(name in out for name in study.list_studies())
-    ablation.main(["--list", "--study", "first_k"])
+    main(["study", "--list", "--study", "first_k"])
     assert capsys.readouterr().out.startswith(
         "first_k: on LFM2k, MMCTR_demo, over first_k_cols\n    1: {'first_k_cols': 1}"
     )
@@ -333,7 +359,7 @@ OURS = [(name, dataset_id) for name in study.list_studies() for dataset_id in st
 def test_our_studies_can_run(name: str, dataset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUXICTR_MM_REAL_DATA", "anywhere")
     monkeypatch.setattr("fuxictr_mm.run.run.ensure_demo", lambda _: {})
-    arms = study.study_arms(study.read_study(name), dataset_id)
-    assert len({arm.run_id for arm in arms}) == len(arms) > 1
-    changed = [json.dumps(dict(arm.experiment.params), default=str) for arm in arms]
+    variants = study.study_variants(study.read_study(name), dataset_id)
+    assert len({variant.experiment.expid for variant in variants}) == len(variants) > 1
+    changed = [json.dumps(dict(variant.experiment.params), default=str) for variant in variants]
     assert len(set(changed)) == len(changed)  # no two variants are the same

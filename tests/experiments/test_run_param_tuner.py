@@ -1,69 +1,33 @@
-"""Sweeps from the command line: several processes at once, and what happens when one fails or is interrupted."""
+"""Sweeps: what is written, what is skipped, how it is ranked, and what is refused."""
 
 import csv
-import importlib.util
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
+from fuxictr_mm.cli import main
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.yaml_files import REPOSITORY
-from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.columns import ItemColumn
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.run import Result
-from fuxictr_mm.study.tuner import enumerate_experiments, read_tuner
+from fuxictr_mm.study import tune as verb
+from fuxictr_mm.study.tuner import read_tuner, tuner_variants
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
-SCRIPT = REPOSITORY / "experiments" / "run_param_tuner.py"
 PCA = "feature_cols.item_emb.pca"
-RUN_EXPID = """
-import sys
-from pathlib import Path
-from fuxictr_mm.cli import main
-if __name__ == "__main__":
-    main(["run", "--csv_dir", str(Path(__file__).resolve().parent), *sys.argv[1:]])
-"""
-# Stands for an experiment that saves at Ctrl-C: slower than the tuner that waits for it.
-INTERRUPTED_RUN = """
-import sys, time
-from pathlib import Path
-assert "--resume" in sys.argv
-folder = Path(sys.argv[sys.argv.index("--config") + 1])
-(folder / "started").touch()
-try:
-    time.sleep(60)
-except KeyboardInterrupt:
-    time.sleep(5)
-    (folder / "saved").touch()
-"""
 
 
-@pytest.fixture
-def tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, with a run_expid.py whose csv does not land in the repository."""
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # put back afterwards
-    specification = importlib.util.spec_from_file_location("run_param_tuner", SCRIPT)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "run_param_tuner", module)
-    specification.loader.exec_module(module)
-    (tmp_path / "run_expid.py").write_text(RUN_EXPID)
-    monkeypatch.setattr(module, "RUN_EXPID", tmp_path / "run_expid.py")
-    return module
+def tune(file: Path, *arguments: str) -> None:
+    """The verb, with FuxiCTR's results file beside the tuner YAML."""
+    main(["tune", "--csv_dir", str(file.parent), "--config", str(file), *arguments])
 
 
 @pytest.fixture
@@ -87,13 +51,12 @@ def read_summary(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((file.with_suffix("") / "summary.csv").open()))
 
 
-@pytest.mark.slow
-def test_two_variants_in_two_processes(
-    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_every_combination_is_run_once_and_ranked(
+    write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pca = [{"text": 4, "image": 2}, {"text": 2, "image": 4}]
     file = write({"use_se": [True, False], PCA: pca, "epochs": 1})
-    tuner.main(["--config", str(file), "--gpu", "-1", "-1"])
+    tune(file)
 
     assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 4
     rows = read_summary(file)
@@ -127,64 +90,34 @@ def test_two_variants_in_two_processes(
     checkpoints = tmp_path / "checkpoints"
     before = {log: log.stat().st_mtime_ns for log in checkpoints.rglob("*.log")}
     assert len(before) == 4
-    tuner.main(["--config", str(file)])
+    tune(file)
     assert {log: log.stat().st_mtime_ns for log in checkpoints.rglob("*.log")} == before
     write({"use_se": [True, False], PCA: [*pca, {"text": None}], "epochs": 1})
-    tuner.main(["--config", str(file), "--summary"])
+    tune(file, "--summary")
     assert [row["state"] for row in read_summary(file)] == 4 * ["finished"] + 2 * ["not started"]
 
     # Other data under the same names: nothing that was found on the old files counts.
     write_cluster_dataset(tmp_path, seed=1, rows=600)
-    tuner.main(["--config", str(file), "--summary"])
+    tune(file, "--summary")
     assert [row["state"] for row in read_summary(file)] == 2 * ["not started"] + 4 * ["unfinished"]
 
 
-@pytest.mark.slow
 def test_an_experiment_that_fails_is_named_at_the_end(
-    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = write({"num_heads": [2, 3], "attention_dim": 10})
     with pytest.raises(SystemExit) as ended:
-        tuner.main(["--config", str(file), "--gpu", "-1", "-1"])
+        tune(file)
     assert ended.value.code == 1
     done, failed = read_summary(file)
     assert (done["num_heads"], done["state"], done["rank"]) == ("2", "finished", "1")
     assert (failed["num_heads"], failed["state"], failed["rank"]) == ("3", "unfinished", "")
     log = tmp_path / "checkpoints" / "clusters" / f"{failed['expid']}.log"
     out, err = capfd.readouterr()
-    assert err.splitlines()[-1] == f"error: {failed['expid']} has no result; see above and {log}"
-    assert log.is_file()
+    assert err.splitlines()[-1] == f"error: {failed['expid']}: num_heads=3 must divide attention_dim=10."
+    assert "num_heads=3 must divide" in log.read_text()
     assert "1 finished, 1 unfinished" in out
-    assert "num_heads=3 must divide attention_dim=10" in err  # what the experiment itself has said
-
-
-@pytest.mark.slow
-def test_ctrl_c_waits_for_the_experiments(write: Callable[..., Path], tmp_path: Path) -> None:
-    file = write({"use_se": [True, False]})
-    script = tmp_path / "run_expid.py"
-    script.write_text(INTERRUPTED_RUN)
-    code = (
-        f"import sys; from pathlib import Path; sys.path.insert(0, {str(SCRIPT.parent)!r}); "
-        f"import run_param_tuner as t; t.RUN_EXPID = Path({str(script)!r}); t.main()"
-    )
-    command = [sys.executable, "-c", code, "--config", str(file)]
-    # Not a pipe: reading its end would wait for the experiment by itself.
-    log = tmp_path / "stderr"
-    # A suite that runs behind "&" hands an ignored SIGINT on.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=log.open("w"), start_new_session=True, preexec_fn=heard)
-    started = file.with_suffix("") / "started"
-    while not started.exists():
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    assert (file.with_suffix("") / "saved").exists()
-    err = log.read_text()
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("interrupted: the running experiments have saved or ended; continue with: python ")
-    assert last.endswith(f"--config {file}")
-    assert "Traceback" not in err
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +125,6 @@ def test_ctrl_c_waits_for_the_experiments(write: Callable[..., Path], tmp_path: 
     [("AUC", "max", [4, 2, 8, 1]), ("logloss", "min", [2, 4, 8, 1]), ({"AUC": 1, "logloss": -1}, "max", [2, 4, 8, 1])],
 )
 def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
-    tuner: ModuleType,
     write: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -208,10 +140,10 @@ def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
             return None
         return Result(experiment.expid, "clusters", valid[heads], {}, {}, 12_345, 6.7, tmp_path / "x.model", "c0ffee")
 
-    monkeypatch.setattr(tuner, "finished_result", finished)
+    monkeypatch.setattr(verb, "finished_result", finished)
     space = {"num_heads": [1, 2, 4, 8], "monitor": [monitor], "monitor_mode": mode, "dnn_hidden_units": [[8, 4]]}
     file = write(space)
-    tuner.main(["--config", str(file), "--summary"])
+    tune(file, "--summary")
     rows = read_summary(file)
     assert [int(row["num_heads"]) for row in rows] == order
     assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
@@ -223,38 +155,41 @@ def test_the_summary_is_sorted_by_the_monitored_value_on_valid(
 
 @pytest.mark.parametrize("ended", [0, 1])
 def test_a_summary_of_nothing_swept_or_nothing_finished(
-    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:
     result = Result(
         "din", "clusters", {"AUC": 0.7, "logloss": 0.3, "gAUC": 0.6}, {}, {}, 1, 1.0, tmp_path / "x.model", "c0ffee"
     )
-    monkeypatch.setattr(tuner, "finished_result", lambda params: result if ended else None)
+    monkeypatch.setattr(verb, "finished_result", lambda params: result if ended else None)
     file = write({"num_heads": 2})
-    tuner.main(["--config", str(file), "--summary"])
+    tune(file, "--summary")
     assert len(read_summary(file)) == 1
     assert (tmp_path / "sweep" / "summary.png").exists() == bool(ended)
 
 
 def test_without_matplotlib_nothing_starts(
-    tuner: ModuleType,
     write: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tuner, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as ended:
-        tuner.main(["--config", str(write({"use_se": [True, False]}))])
+        tune(write({"use_se": [True, False]}))
     assert ended.value.code == 2
     assert "pip install 'fuxictr_mm[plot]'" in capfd.readouterr().err
     assert not (tmp_path / "sweep").exists()
 
 
 REFUSED: dict[str, tuple[Any, list[str], str]] = {
-    "unknown key": ({"dnn_hidden_unit": [[8]]}, [], "key 'dnn_hidden_unit' of experiment din_"),
+    "unknown key": ({"dnn_hidden_unit": [[8]]}, [], "key 'dnn_hidden_unit' of experiment din is not read"),
     "unknown column key": ({"feature_cols.item_emb.pcaa": [None]}, [], "key 'pcaa' of column 'item_emb'"),
     "unknown column": ({"feature_cols.item_embb.pca": [None]}, [], "no column 'item_embb'; nearest: item_emb"),
-    "bad pca in one of the variants": ({PCA: [{"text": 4}, {"text": 0}]}, [], "pca width 0 of 'text'"),
+    "bad pca in one of the variants": (
+        {PCA: [{"text": 4}, {"text": 0}]},
+        [],
+        "pca: found {'text': 0}; at least 1 at 'text'",
+    ),
     "a number that YAML reads as text": ({"learning_rate": [0.1, "1e-3"]}, [], "YAML reads 1e-3 as text"),
     "unknown model": ({"model": ["DIN_SE_MHTA", "DIN_SE"]}, [], "model: 'DIN_SE' is not a registered model"),
     "tag without match": ({"use_se": [True, False]}, ["--tag", "xyz"], "--tag xyz: in none of the 2 ids"),
@@ -263,11 +198,11 @@ REFUSED: dict[str, tuple[Any, list[str], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_run_is_one_sentence_before_anything_runs(
-    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
+    write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     space, arguments, message = REFUSED[case]
     with pytest.raises(SystemExit) as ended:
-        tuner.main(["--config", str(write(space)), *arguments])
+        tune(write(space), *arguments)
     assert ended.value.code == 2
     err = capfd.readouterr().err
     assert err.startswith("error: ") and len(err.splitlines()) == 1
@@ -275,48 +210,19 @@ def test_what_cannot_run_is_one_sentence_before_anything_runs(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_blanks_in_a_path_are_refused(
-    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "with blank"
-    folder.mkdir()
-    file = write({"use_se": [True, False]}, base_config="..").rename(folder / "sweep.yaml")
-    with pytest.raises(SystemExit) as ended:
-        tuner.main(["--config", str(file)])
-    assert ended.value.code == 2
-    assert "splits its commands at blanks" in capfd.readouterr().err
-    assert not (tmp_path / "checkpoints").exists()
-    tuner.main(["--config", str(file), "--summary"])  # runs no command
+def test_a_path_may_have_blanks(write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "with blank").mkdir()
+    file = write({"num_heads": [1]}, base_config="..").rename(tmp_path / "with blank" / "sweep.yaml")
+    tune(file)
+    assert [row["state"] for row in read_summary(file)] == ["finished"]
 
 
-def test_a_python_without_that_name_is_refused(
-    tuner: ModuleType, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write({"use_se": [True, False]})
-    prepared = read_tuner(file)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
-    with pytest.raises(ConfigError, match="no 'python' beside"):
-        tuner.search(prepared, None, [-1])
-
-
-def test_threads_are_shared_out_unless_the_user_has_said(
-    tuner: ModuleType, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared = read_tuner(write({"use_se": [True, False]}))
-    monkeypatch.setattr(tuner, "grid_search", lambda *arguments, **options: None)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    tuner.search(prepared, None, [-1, -1])
-    assert os.environ["OMP_NUM_THREADS"] == "5"
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    tuner.search(prepared, None, [-1, -1, -1])
-    assert os.environ["OMP_NUM_THREADS"] == "2"
-
-
-@pytest.mark.parametrize("file", sorted((SCRIPT.parent / "tuner_config").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "experiments" / "tuner_config").glob("*.yaml")), ids=lambda file: file.stem
+)
 def test_our_tuner_files_give_what_their_first_line_says(file: Path) -> None:
     tuner = read_tuner(file)
     register(import_module("model_zoo"))
     base = Experiment.load(tuner.base_expid, tuner.base_config, tuner.dataset_id)
-    experiments = enumerate_experiments(tuner, base)
-    assert f"= {len(experiments)} experiments" in file.read_text().splitlines()[0]
+    variants = tuner_variants(tuner, base)
+    assert f"= {len(variants)} experiments" in file.read_text().splitlines()[0]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.experiments.scripts import load_script
+from fuxictr_mm.cli import main
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 
 
 def run(config: Path, *arguments: str) -> None:
-    load_script("run_seeds").main(["--config", str(config), "--out", str(config / "out"), *arguments])
+    main(["seeds", "--config", str(config), "--out", str(config / "out"), *arguments])
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_table_csv_and_plot(config: Path, capsys: pytest.CaptureFixture[str]) ->
     arguments = ("--expid", "with_se", "without_se", "--seeds", "1", "2", "--name", "se")
     run(config, *arguments)
     out = config / "out"
-    assert {path.name for path in out.iterdir()} == {"se.md", "se.csv", "se.png"}
+    assert {path.name for path in out.glob("[!.]*")} == {"se.md", "se.csv", "se.png"}
     assert (out / "se.png").read_bytes().startswith(b"\x89PNG")
     rows = [row for row in csv.DictReader((out / "se.csv").open()) if row["split"] == "test"]
     assert [(row["expid"], row["dataset_id"], row["seed"]) for row in rows] == [

@@ -206,7 +206,7 @@ def test_plot(tmp_path: Path) -> None:
 def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = inspect_dataset(make_params(tmp_path))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r'needs matplotlib; run: pip install "fuxictr_mm\[plot\]"\.'):
+    with pytest.raises(ConfigError, match=r"needs matplotlib; run: pip install 'fuxictr_mm\[plot\]'\."):
         findings.plot(tmp_path / "plot.png")
 
 
