@@ -74,7 +74,8 @@ class Slots(nn.Module):
             mlp: begins with a linear layer.
         """
         if present_B is None or not self._pays(x_BD):
-            return None if crossnet is None else crossnet(x_BD), mlp(x_BD)
+            deep = mlp(x_BD)  # first, as where slots are skipped: the order of the gradient's sum is in its last bits
+            return None if crossnet is None else crossnet(x_BD), deep
         order_B = present_B.argsort(descending=True, stable=True)
         inverse_B = order_B.argsort()
         levels = self._levels(present_B[order_B])
