@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: the verb and its arguments; default: those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser("fuxictr-mm", description=__doc__.splitlines()[0], epilog=_verb_list())
+    parser = argparse.ArgumentParser("python -m fuxictr_mm", description=__doc__.splitlines()[0], epilog=_verb_list())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("verb", choices=VERBS, metavar="VERB")
     verb = parser.parse_args(argv[:1]).verb
