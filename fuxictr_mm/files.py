@@ -1,7 +1,8 @@
-"""Reading and writing files safely: fingerprints, checked parquet handles, atomic writes, one writer at a time."""
+"""Reading and writing files safely: fingerprints, checked parquet and JSON, atomic writes, one writer at a time."""
 
 import glob
 import hashlib
+import json
 import os
 import tempfile
 import time
@@ -9,14 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from fuxictr_mm.errors import ConfigError, DataError
 
-__all__ = ["atomic_write", "file_fingerprint", "only_one", "open_parquet", "remove_leftovers"]
+__all__ = [
+    "atomic_write", "file_fingerprint", "misfit", "only_one", "open_parquet", "read_json", "remove_leftovers",
+    "write_json",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -141,3 +149,41 @@ def open_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pq.ParquetF
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing; found {names}; check the names in the YAML.")
     return file
+
+
+def read_json(kind: type[T], path: Path, again: str) -> T:
+    """Read a JSON file as a pydantic model, a dataclass or another annotated type.
+
+    Args:
+        again: what to do about a file that cannot be used: ``"run the study again"``.
+
+    Raises:
+        DataError: it cannot be read or does not fit; names the place in it, what is there and what is expected.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err}); {again}.") from err
+    except ValidationError as err:
+        raise misfit(path, err, again) from err
+
+
+def misfit(where: object, err: ValidationError, again: str) -> DataError:
+    """The first of pydantic's errors as one sentence; ``where``: the file, or the line of it."""
+    first = err.errors(include_url=False)[0]
+    # A missing key has no value, and a text that is no JSON is not one either.
+    found = "" if first["type"] in ("missing", "json_invalid") else f", found {_named(first['input'])}"
+    steps = (f" {step + 1}" if isinstance(step, int) else f", {step}" for step in first["loc"])
+    place = "".join(steps).removeprefix(", ") or "the file"
+    return DataError(f"{where}: {place}: {first['msg'].removeprefix('Value error, ')}{found}; {again}.")
+
+
+def _named(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file for machines and people, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,19 +1,23 @@
 """Nothing half-written survives, nothing half-read is believed."""
 
+import math
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import BaseModel
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet, remove_leftovers
+from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet, read_json, remove_leftovers, write_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -92,3 +96,41 @@ def test_leftovers_of_one_file_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "x[1].model")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x[1].model2.ab.tmp", ".y.model.ab.tmp", "x[1].model"]
+
+
+class Recipe(BaseModel):
+    name: str
+    grams: list[float]
+
+
+def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "recipe.json"
+    write_json(file, {"name": "Brötchen", "grams": [1, 2.5, math.inf]})
+    assert "Brötchen" in file.read_text(encoding="utf-8")
+    assert read_json(Recipe, file, "write it again") == Recipe(name="Brötchen", grams=[1.0, 2.5, math.inf])
+    assert read_json(dict[str, Any], file, "write it again")["grams"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"name": "x", "grams": [1, "two"]}', 'grams 2: Input should be a valid number, .*, found str "two"; bake.'),
+        ('{"name": "x"}', "grams: Field required; bake."),
+        ('{"name": 1, "grams": []}', "name: Input should be a valid string, found int 1; bake."),
+        ("[1]", r"the file: Input should be an object, found list \[1\]; bake."),
+        ('{"name": ', "the file: Invalid JSON: EOF while parsing a value at line 1 column 9; bake."),
+        ("\udcff", "the file: Invalid JSON: expected value at line 1 column 1; bake."),
+        ("[" * 100_000, "the file: Invalid JSON: recursion limit exceeded .*; bake."),
+        ('{"name": "x", "grams": "' + 70 * "a" + '"}', r"grams: .*, found str \"a{56}\.\.\.; bake."),
+    ],
+)
+def test_json_that_does_not_fit_is_named_with_its_place(tmp_path: Path, content: str, sentence: str) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=f"^{re.escape(str(file))}: {sentence}$"):
+        read_json(Recipe, file, "bake")
+
+
+def test_json_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent.json: cannot be read \(.*No such file.*\); bake\.$"):
+        read_json(Recipe, tmp_path / "absent.json", "bake")

@@ -7,7 +7,7 @@ a model can be built again after the YAML or another run has changed. ``<expid>.
 import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fuxictr.utils import print_to_list
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import KEYS
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, remove_leftovers
+from fuxictr_mm.files import atomic_write, read_json, remove_leftovers, write_json
 from fuxictr_mm.training.progress import state_file
 
 __all__ = ["Result", "append_csv", "begin", "finish", "finished_result", "saved_params"]
@@ -40,6 +40,7 @@ class Result:
         curve: one entry per evaluation during training: ``step``, ``epoch``, ``train_loss`` (mean since the last one)
             and ``valid`` (metric -> value).
         warnings: what a careful person would look at, one sentence each.
+        params_fingerprint: :meth:`Experiment.fingerprint` when the run began; empty is none.
     """
 
     expid: str
@@ -51,14 +52,30 @@ class Result:
     seconds: float
     checkpoint: Path
     commit: str
-    by_frequency: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
+    by_frequency: dict[str, dict[str, dict[str, int | float | None]]] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    params_fingerprint: str = ""
 
     @property
     def file(self) -> Path:
         """JSON of this result, beside the checkpoint."""
         return self.checkpoint.with_suffix(".result.json")
+
+    @classmethod
+    def read(cls, file: Path) -> "Result":
+        """Read what :meth:`write` wrote, wherever its folder lies by now.
+
+        Raises:
+            DataError: the file is damaged; says where.
+        """
+        saved = read_json(cls, file, "train the experiment again")
+        return replace(saved, checkpoint=file.with_name(saved.checkpoint.name))
+
+    def write(self) -> None:
+        """Write :attr:`file`, whole or not at all."""
+        remove_leftovers(self.file)
+        write_json(self.file, {**asdict(self), "checkpoint": self.checkpoint.name})
 
     def to_table(self) -> str:
         """One line per split, for people."""
@@ -107,12 +124,9 @@ def saved_params(checkpoint: Path) -> dict[str, Any] | None:
     return params
 
 
-def finish(result: Result, fingerprint: str) -> None:
+def finish(result: Result) -> None:
     """Write the result; the training state has done its work."""
-    remove_leftovers(result.file)
-    record = {**asdict(result), "checkpoint": result.checkpoint.name, "params_fingerprint": fingerprint}
-    with atomic_write(result.file) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    result.write()
     state_file(result.checkpoint).unlink(missing_ok=True)
 
 
@@ -121,10 +135,8 @@ def finished_result(experiment: Experiment) -> Result | None:
     file = experiment.file(".result.json")
     if not file.is_file() or not experiment.checkpoint.is_file():
         return None
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    if saved.pop("params_fingerprint") != experiment.fingerprint():
-        return None
-    return Result(**{**saved, "checkpoint": experiment.checkpoint})
+    result = Result.read(file)
+    return result if result.params_fingerprint == experiment.fingerprint() else None
 
 
 def append_csv(csv_file: Path, result: Result, *, unless_there: bool = False) -> None:

@@ -158,10 +158,11 @@ def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any
         by_frequency={split: found.by_frequency for split, found in evaluated.items()},
         curve=getattr(model, "curve", []),
         warnings=warnings_of(model, loaders["valid"], evaluated),
+        params_fingerprint=fingerprint,
     )
     for sentence in result.warnings:
         logging.warning(sentence)
-    finish(result, fingerprint)
+    finish(result)
     return result
 
 

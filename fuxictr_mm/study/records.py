@@ -1,13 +1,12 @@
 """The JSON of a study, as it is written and read: ``experiments/results/<study>_<dataset>.json``."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write
+from fuxictr_mm.files import read_json, write_json
+from fuxictr_mm.run.results import Result
 
 __all__ = ["CurvePoint", "Estimate", "RunRecord", "StudyRecord", "VariantRecord"]
 
@@ -44,15 +43,21 @@ class CurvePoint(_Record):
 
 
 class RunRecord(_Record):
-    """A variant with one seed; see :class:`~fuxictr_mm.run.results.Result`."""
+    """A variant with one seed (``None``: not known); see :class:`~fuxictr_mm.run.results.Result`."""
 
-    seed: int
+    seed: int | None
     valid: Metrics
     test: Metrics
     by_frequency: dict[str, dict[str, dict[str, int | float | None]]]
     curve: list[CurvePoint]
     warnings: list[str]
     seconds: float
+
+    @classmethod
+    def of(cls, seed: int | None, result: Result) -> "RunRecord":
+        """What a study keeps of a result."""
+        kept = {name: getattr(result, name) for name in cls.model_fields if name != "seed"}
+        return cls.model_validate({"seed": seed, **kept})
 
 
 class VariantRecord(_Record):
@@ -95,7 +100,7 @@ class StudyRecord(_Record):
     commit: str
     machine: str
     date: str
-    variants: list[VariantRecord]
+    variants: Annotated[list[VariantRecord], Field(min_length=1)]
 
     @classmethod
     def read(cls, file: Path) -> "StudyRecord":
@@ -104,19 +109,9 @@ class StudyRecord(_Record):
         Raises:
             DataError: it is none; says where it differs.
         """
-        try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except ValidationError as err:
-            first = err.errors(include_url=False)[0]
-            place = ", ".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"{file}: {place}: {first['msg']}; run the study again.") from err
-
-    def to_json(self) -> str:
-        """The content of the file."""
-        without = {"variants": {"__all__": {"x"}}} if self.over is None else None
-        return json.dumps(self.model_dump(exclude=without), indent=1, ensure_ascii=False) + "\n"
+        return read_json(cls, file, "run the study again")
 
     def write(self, file: Path) -> None:
         """Write the file, whole or not at all."""
-        with atomic_write(file) as path:
-            path.write_text(self.to_json(), encoding="utf-8")
+        without = {"variants": {"__all__": {"x"}}} if self.over is None else None
+        write_json(file, self.model_dump(exclude=without))

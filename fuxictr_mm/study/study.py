@@ -19,7 +19,7 @@ from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.run.provenance import machine
 from fuxictr_mm.study.plots import plot_bars, plot_curve
-from fuxictr_mm.study.records import CurvePoint, RunRecord, StudyRecord, VariantRecord
+from fuxictr_mm.study.records import RunRecord, StudyRecord, VariantRecord
 from fuxictr_mm.study.runs import Outcome, Variant, collect, commits, run_over_seeds, this_command
 from fuxictr_mm.study.seeds import add_arguments, origin
 from fuxictr_mm.study.tables import compare, comparison, markdown_table, write_runs, write_text
@@ -148,16 +148,5 @@ def _record(
             }
             for split in ("test", "valid")
         },
-        runs=[
-            RunRecord(
-                seed=seed,
-                valid=result.valid,
-                test=result.test,
-                by_frequency=result.by_frequency,
-                curve=[CurvePoint(**point) for point in result.curve],
-                warnings=result.warnings,
-                seconds=result.seconds,
-            )
-            for seed, result in zip(seeds, outcome.results)
-        ],
+        runs=[RunRecord.of(seed, result) for seed, result in zip(seeds, outcome.results)],
     )
