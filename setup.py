@@ -39,11 +39,12 @@ setup(
     extras_require={
         "onnx": ONNX,
         "plot": ["matplotlib>=3.8"],
-        "report": ["jinja2>=3.1", "markupsafe>=2.1"],
+        "report": ["jinja2>=3.1", "markdown-it-py>=2.2", "markupsafe>=2.1"],
         "dev": [
             *ONNX,
             "hypothesis>=6.100",
             "jinja2>=3.1",
+            "markdown-it-py>=2.2",
             "markupsafe>=2.1",
             "matplotlib>=3.8",
             "mypy>=1.11",

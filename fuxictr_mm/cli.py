@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when libgomp is loaded, with torch
 
-from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.errors import ConfigError, DataError, needs
 
 __all__ = ["main", "user_errors"]
 
@@ -220,10 +220,12 @@ def _add_experiment(parser: argparse.ArgumentParser, *, expid: str | None = None
         parser.add_argument("--gpu", type=int, default=-1, help="GPU index, -1 for CPU")
 
 
-def _of(module: str) -> Callable[[list[str]], None]:
-    """A verb that a room of its own carries out."""
+def _of(module: str, extra: str = "", *needed: str) -> Callable[[list[str]], None]:
+    """A verb that a room of its own carries out, with the modules that an extra installs for it."""
 
     def verb(argv: list[str]) -> None:
+        for name in needed:
+            needs(name, extra)
         import_module(f"fuxictr_mm.{module}").main(argv)
 
     return verb
@@ -239,7 +241,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "export": export,
     "explain": _of("report.explain"),
-    "report": _of("report.page"),
+    "report": _of("report.page", "report", "jinja2", "markdown_it"),
 }
 # What continues a verb after an interruption, beside the arguments that it was given.
 RESUMABLE: dict[str, list[str]] = {"run": ["--resume"], "seeds": [], "study": [], "tune": []}

@@ -24,8 +24,7 @@ class Bar:
 
     name: str
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     tone: str
     text: str
 
@@ -112,7 +111,7 @@ def _rows_with_scale(axis: Axis, count: int) -> list[Markup]:
 
 def difference_bars(rows: Sequence[Bar], alt: str) -> Markup:
     """A bar from 0 per row, with its interval as a whisker."""
-    finite = [v for row in rows for v in (row.value, row.low, row.high) if math.isfinite(v)]
+    finite = [v for row in rows for v in (row.value, *(row.interval or ())) if math.isfinite(v)]
     axis = Axis([0.0, *finite], 20, WIDTH - 20)
     parts = _rows_with_scale(axis, len(rows))
     for number, row in enumerate(rows):
@@ -125,8 +124,8 @@ def difference_bars(rows: Sequence[Bar], alt: str) -> Markup:
                     min(x, zero), top + 19, abs(x - zero), row.tone or "single"
                 )
             )
-        if math.isfinite(row.low) and math.isfinite(row.high):
-            low, high = axis(row.low), axis(row.high)
+        if row.interval:
+            low, high = map(axis, row.interval)
             parts += [_line(low, top + 24, high, top + 24, "whisker")]
             parts += [_line(end, top + 20, end, top + 28, "whisker") for end in (low, high)]
     return _svg(ROW * len(rows) + 24, alt, parts)

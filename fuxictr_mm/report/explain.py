@@ -6,7 +6,6 @@ second trained experiment on the same rows beside it, for example one with ``tar
 """
 
 import argparse
-import json
 import shlex
 import sys
 import textwrap
@@ -26,6 +25,7 @@ from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.errors import ConfigError, DataError, needs
 from fuxictr_mm.files import atomic_write, open_parquet
 from fuxictr_mm.models.history_attention import attention_summary, history_attention, uniform_attention_warning
+from fuxictr_mm.report.records import Explanation, Head, Looked, Row
 from fuxictr_mm.run import Trained, resolve_experiment
 from fuxictr_mm.run.provenance import current_commit, machine
 
@@ -98,112 +98,123 @@ def _drawn(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
 
 
-def explained_rows(opened: Opened, order: np.ndarray, split: str) -> list[dict[str, Any]]:
-    """One record per row: what it is, and the share of each history item by layer and head."""
+def look(opened: Opened, order: np.ndarray, many: np.ndarray, split: str) -> Looked:
+    """What an experiment looks at: in the rows ``order``, and over ``many`` rows.
+
+    Raises:
+        DataError: none of the many rows has a history.
+    """
+    batch_size = opened.get("batch_size")
+    summary = attention_summary(opened.trained.model, opened.batches(many, batch_size))
+    if not summary:
+        raise DataError(
+            f"{opened.data_path}: none of the {len(many):,} rows looked at has a history, so there is no attention "
+            "to summarise; take more rows with --batches."
+        )
+    return Looked(
+        expid=opened.expid,
+        dataset_id=opened.get("dataset_id"),
+        summary=[Head(**head) for head in summary],
+        rows=list(explained_rows(opened, order, split)),
+    )
+
+
+def explained_rows(opened: Opened, order: np.ndarray, split: str) -> Iterator[Row]:
+    """Each row: what it is, and the share of each history item by layer and head."""
     names, item_ids = opened.names(), opened.trained.table.item_ids
 
     def name(index: int) -> str:
         item = int(item_ids[index - 1])
         return names.get(item, str(item))
 
-    records: list[dict[str, Any]] = []
+    numbers = iter(order.tolist())
     for batch in opened.batches(order, opened.get("batch_size")):
         seen = history_attention(opened.trained.model, batch)
         shares = torch.stack(seen.shares(), dim=1)  # (B, layers, H, L)
         labels = batch.context.get(opened.trained.schema.label_col)
         for at, (items, is_real) in enumerate(zip(batch.item_ids, seen.is_real_BL)):
-            records.append(
-                {
-                    "row": int(order[len(records)]),
-                    "split": split,
-                    "label": None if labels is None else int(labels[at]),
-                    "score": float(seen.score_B[at]),
-                    "target": name(int(items[-1])),
-                    "history": [name(index) for index in items[:-1][is_real].tolist()],
-                    "attention": shares[at][:, :, is_real].tolist(),
-                }
+            yield Row(
+                row=next(numbers),
+                split=split,
+                label=None if labels is None else int(labels[at]),
+                score=float(seen.score_B[at]),
+                target=name(int(items[-1])),
+                history=[name(index) for index in items[:-1][is_real].tolist()],
+                attention=shares[at][:, :, is_real].tolist(),
             )
-    return records
 
 
-def summarise(opened: Opened, order: np.ndarray, batch_size: int) -> list[dict[str, Any]]:
-    """The summary over many rows; refuses rows that are all without history."""
-    summary = attention_summary(opened.trained.model, opened.batches(order, batch_size))
-    if not summary:
-        raise DataError(
-            f"{opened.data_path}: none of the {len(order):,} rows looked at has a history, so there is no attention "
-            "to summarise; take more rows with --batches."
-        )
-    return summary
-
-
-def to_text(summaries: Mapping[str, list[dict[str, Any]]]) -> str:
+def to_text(experiments: Sequence[Looked]) -> str:
     """A line per layer, head and experiment; the experiments below one another."""
     header = ["layer", "head", "experiment", "entropy", "if uniform", "of it", "on padding", "moved by target", "rows"]
     order = sorted(
-        ((head["layer"], head["head"], number, expid, head))
-        for number, (expid, summary) in enumerate(summaries.items())
-        for head in summary
+        (
+            (head.layer, head.head, number, one.expid, head)
+            for number, one in enumerate(experiments)
+            for head in one.summary
+        ),
+        key=lambda entry: entry[:3],
     )
     lines = [header]
     for layer, number, _, expid, head in order:
-        entropy, uniform, moved = head["entropy"], head["entropy_uniform"], head["moved_by_target"]
+        uniform, moved = head.entropy_uniform, head.moved_by_target
         lines.append(
             [
-                *(str(layer), str(number), expid, f"{entropy:.4f}", f"{uniform:.4f}"),
-                f"{100 * entropy / uniform:.1f} %" if uniform else "-",
-                f"{head['share_on_padding']:.6f}",
+                *(str(layer), str(number), expid, f"{head.entropy:.4f}", f"{uniform:.4f}"),
+                f"{100 * head.entropy / uniform:.1f} %" if uniform else "-",
+                f"{head.share_on_padding:.6f}",
                 "-" if moved is None else f"{moved:.4f}",
-                f"{head['rows']:,}",
+                f"{head.rows:,}",
             ]
         )
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
 
-def remarks(opened: Opened, summary: list[dict[str, Any]]) -> Iterator[str]:
+def remarks(opened: Opened, summary: Sequence[Head]) -> Iterator[str]:
     """What a reader of the numbers has to know."""
     if opened.get("attention") == "din" and not opened.get("din_use_softmax"):
         yield "attention: din without din_use_softmax gives signed scores; shown are shares of their absolute sum."
-    on_padding = max(head["share_on_padding"] for head in summary)
+    on_padding = max(head.share_on_padding for head in summary)
     if on_padding > 1e-6:
         cause = f"padding_mask: {opened.get('padding_mask', 'correct')}"
         yield f"up to {on_padding:.1%} of the attention of a head is on padding ({cause})."
-    if warning := uniform_attention_warning(summary):
+    if warning := uniform_attention_warning([head.model_dump() for head in summary]):
         yield warning
 
 
-def draw(shown: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(experiments: Sequence[Looked], path: Path) -> None:
     """Write the figure: a panel per row, a line of panels per experiment, in a panel a column per layer and head.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    across = max(len(records) for records in shown.values())
-    longest = max(len(record["history"]) for records in shown.values() for record in records)
-    heads = max(sum(map(len, record["attention"])) for records in shown.values() for record in records)
-    size = (across * (3.2 + 0.3 * heads), len(shown) * (1.8 + 0.15 * longest))
+    rows = [row for one in experiments for row in one.rows]
+    across = max(len(one.rows) for one in experiments)
+    longest = max(len(row.history) for row in rows)
+    heads = max(sum(map(len, row.attention)) for row in rows)
+    size = (across * (3.2 + 0.3 * heads), len(experiments) * (1.8 + 0.15 * longest))
     figure = needs("matplotlib.figure", "plot").Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(shown), across, squeeze=False)
-    for line, (expid, records) in zip(grid, shown.items()):
-        for axes, record in zip(line, records):
-            _panel(figure, axes, expid, record)
+    grid = figure.subplots(len(experiments), across, squeeze=False)
+    for line, one in zip(grid, experiments):
+        for axes, row in zip(line, one.rows):
+            _panel(figure, axes, one.expid, row)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _panel(figure: Any, axes: Any, expid: str, record: Mapping[str, Any]) -> None:
-    label = "" if record["label"] is None else f", label {record['label']}"
-    title = f"{expid}\n{record['split']} row {record['row']}{label}, score {record['score']:.3f}\n"
-    axes.set_title(title + _short(f"target: {record['target']}", TITLE_WIDTH + 8), fontsize=8, parse_math=False)
-    columns = [f"{n}.{h}" for n, heads in enumerate(record["attention"]) for h in range(len(heads))]
+def _panel(figure: Any, axes: Any, expid: str, row: Row) -> None:
+    label = "" if row.label is None else f", label {row.label}"
+    title = f"{expid}\n{row.split} row {row.row}{label}, score {row.score:.3f}\n"
+    axes.set_title(title + _short(f"target: {row.target}", TITLE_WIDTH + 8), fontsize=8, parse_math=False)
+    columns = [f"{n}.{h}" for n, heads in enumerate(row.attention) for h in range(len(heads))]
     axes.set_xticks(range(len(columns)), columns, fontsize=7)
     axes.set_xlabel("layer.head", fontsize=7)
-    if not (history := record["history"]):
+    if not (history := row.history):
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no history", ha="center", transform=axes.transAxes)
         return
-    shares = np.array([head for heads in record["attention"] for head in heads]).T
+    shares = np.array([head for heads in row.attention for head in heads]).T
     # From 0 and up to at least the equal share: nearly uniform attention must not look like contrast.
     image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=max(shares.max(), 1 / len(history)))
     axes.set_yticks(range(len(history)), [_short(item, TITLE_WIDTH) for item in history], fontsize=6, parse_math=False)
@@ -233,25 +244,21 @@ def explain(args: argparse.Namespace, command: str) -> None:
                 f"{first.data_path}; compare experiments on the same rows."
             )
     order = chosen_rows(first, args.rows, args.sample)
-    batch_size = first.get("batch_size")
-    many = _drawn(np.arange(len(first.rows)), args.batches * batch_size, first.get("seed"))
-    found, shown = {}, {}
-    for opened in experiments:
-        found[opened.expid] = summarise(opened, many, batch_size)
-        shown[opened.expid] = explained_rows(opened, order, args.split)
-    print(to_text(found))
-    for opened in experiments:
-        for remark in remarks(opened, found[opened.expid]):
+    many = _drawn(np.arange(len(first.rows)), args.batches * first.get("batch_size"), first.get("seed"))
+    looked = [look(opened, order, many, args.split) for opened in experiments]
+    print(to_text(looked))
+    for opened, one in zip(experiments, looked):
+        for remark in remarks(opened, one.summary):
             print(f"{opened.expid}: {remark}")
-    record = {"kind": "explanation", "expid": first.expid, "dataset_id": first.get("dataset_id")}
-    record |= {"command": command, "commit": current_commit(), "machine": machine(), "date": time.strftime("%Y-%m-%d")}
-    record |= {"summary": found[first.expid], "rows": shown[first.expid]}
-    for other in experiments[1:]:
-        compared = {"expid": other.expid, "dataset_id": other.get("dataset_id")}
-        record["compared_with"] = {**compared, "summary": found[other.expid], "rows": shown[other.expid]}
-    draw(shown, out.with_suffix(".png"))
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(looked, out.with_suffix(".png"))
+    Explanation(
+        **dict(looked[0]),
+        command=command,
+        commit=current_commit(),
+        machine=machine(),
+        date=time.strftime("%Y-%m-%d"),
+        compared_with=looked[1] if len(looked) > 1 else None,
+    ).write(out)
     print(f"written: {out} and {out.with_suffix('.png').name}")
 
 

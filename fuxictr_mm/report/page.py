@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from fuxictr_mm.config.yaml_files import REPOSITORY
@@ -29,6 +30,7 @@ KINDS = {
     "benchmark": "Benchmarks",
     "document": "Other results",
 }
+WITH_CODE = MarkdownIt("zero").enable("backticks")
 
 
 def page(sections: Sequence[Section], problems: Sequence[str]) -> str:
@@ -64,11 +66,8 @@ def newest(sections: Sequence[Section]) -> str:
 
 
 def inline(text: str) -> Markup:
-    """Text with what stands between backticks as code; escaped."""
-    pieces = text.split("`")
-    if len(pieces) % 2 == 0:
-        return Markup("{}").format(text)
-    return Markup("").join(Markup("<code>{}</code>" if n % 2 else "{}").format(piece) for n, piece in enumerate(pieces))
+    """Text with what is between backticks as code; escaped."""
+    return Markup(WITH_CODE.renderInline(text))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,8 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     sections: list[Section] = []
     problems: list[str] = []
     for folder in args.folders:
-        blocks, unread = read_folder(folder)
-        sections += [section(block) for block in blocks]
+        found, unread = read_folder(folder)
+        sections += [section(one) for one in found]
         problems += unread
     problems = list(dict.fromkeys(problems))
     for problem in problems:

@@ -1,26 +1,27 @@
-"""A folder of results -> records; a file that cannot be read is named and does not stop the others."""
+"""A folder of results -> what was found in it; a file that cannot be read is named and does not stop the others."""
 
-import csv
 import re
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+from markdown_it import MarkdownIt
+
+from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.report.from_json import about_file, named, read_json, read_text, shown
-from fuxictr_mm.report.records import About, Block, Document, Metrics, Run, Study, Variant, summarize
+from fuxictr_mm.files import read_json
+from fuxictr_mm.report.records import About, Benchmark, Document, Explanation, Found
+from fuxictr_mm.report.runs import is_of_seeds, single_runs, study_of_seeds
+from fuxictr_mm.run import Result
+from fuxictr_mm.study.records import StudyRecord
 
 __all__ = ["read_folder"]
 
-NAN = float("nan")
-SEED_COLUMNS = ("expid", "dataset_id", "seed", "split")  # of run_seeds.py; its metrics follow
-NOT_METRICS = (*SEED_COLUMNS, "parameters", "seconds")
-SEED_NAME = re.compile(r"_seed\d+$")
 NO_RESULTS = (".params.json", ".feature_map.json", "README.md")  # beside a checkpoint, or beside tables
+MARKDOWN = MarkdownIt("zero").enable("table")  # paragraphs and tables; everything else is text
 
 
-def read_folder(folder: Path) -> tuple[list[Block], list[str]]:
+def read_folder(folder: Path) -> tuple[list[Found], list[str]]:
     """Read every result in a folder (not in those below it).
 
     A Markdown or csv file beside a JSON of the same name is its copy for people and is passed over; a Markdown file
@@ -34,33 +35,33 @@ def read_folder(folder: Path) -> tuple[list[Block], list[str]]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name one with results (*.json, *.csv, *.md).")
-    readers: dict[str, Callable[[Path], Block | tuple[str, About, Variant]]] = {
-        ".json": read_json,
-        ".csv": _read_seeds,
-        ".md": _read_document,
-    }
+    readers = {".json": _read_json, ".csv": _read_seeds, ".md": _read_document}
     files = [f for f in sorted(folder.iterdir()) if f.suffix in readers and f.is_file()]
     files = [f for f in files if not f.name.endswith(NO_RESULTS)]
     if not files:
         raise ConfigError(
             f"{folder}: no results in it; expected *.json, *.csv or *.md, as run_ablation.py writes them."
         )
-    blocks: list[Block] = []
-    runs: dict[str, list[tuple[About, Variant]]] = {}  # results of single runs, by data
+    found: list[Found] = []
+    runs: dict[str, list[Result]] = {}  # results of single runs, by data
     problems = []
     for file in files:
         try:
             if _is_copy(file):
                 continue
-            block = readers[file.suffix](file)
-            if isinstance(block, tuple):
-                runs.setdefault(block[0], []).append(block[1:])
-            else:
-                blocks.append(block)
+            content = readers[file.suffix](file)
         except DataError as err:
-            problems.append(str(err))
-    blocks += [_single_runs(folder, dataset_id, found) for dataset_id, found in runs.items()]
-    return blocks, problems
+            problems.append(str(err).replace(str(file), _shown(file)))
+            continue
+        if isinstance(content, Result):
+            runs.setdefault(content.dataset_id, []).append(content)
+        else:
+            found.append(Found(_about(file, content), content))
+    for dataset_id, results in runs.items():
+        commits = ", ".join(sorted({result.commit for result in results}))
+        about = About(_shown(folder), max(_written(result.file) for result in results), commit=commits)
+        found.append(Found(about, single_runs(f"runs in {folder.name}", dataset_id, results)))
+    return found, problems
 
 
 def _is_copy(file: Path) -> bool:
@@ -68,93 +69,74 @@ def _is_copy(file: Path) -> bool:
         return True
     if file.suffix == ".md":
         table = file.with_suffix(".csv")
-        return table.is_file() and _is_of_seeds(table)
-    return file.suffix == ".csv" and file.with_suffix(".md").is_file() and not _is_of_seeds(file)
+        return table.is_file() and is_of_seeds(_read_text(table))
+    return file.suffix == ".csv" and file.with_suffix(".md").is_file() and not is_of_seeds(_read_text(file))
 
 
-def _is_of_seeds(file: Path) -> bool:
-    return read_text(file).split("\n", 1)[0].strip().split(",")[:4] == list(SEED_COLUMNS)
-
-
-def _single_runs(folder: Path, dataset_id: str, found: Sequence[tuple[About, Variant]]) -> Study:
-    """Results of runs on the same data side by side; runs whose ids differ by their seed are one variant."""
-    by_name: dict[str, list[Variant]] = {}
-    for _, variant in found:
-        name, _, seed = variant.name.rpartition("_seed") if SEED_NAME.search(variant.name) else (variant.name, "", "")
-        by_name.setdefault(name, []).append(replace(variant, runs=[replace(variant.runs[0], seed=seed)]))
-    variants = [
-        replace(
-            alike[0], name=name, runs=[variant.runs[0] for variant in alike],
-            train_seconds=statistics.fmean(variant.train_seconds for variant in alike),
-        )
-        for name, alike in by_name.items()
-    ]  # fmt: skip
-    seeds = sorted({run.seed for variant in variants for run in variant.runs if run.seed}, key=int)
-    commits = sorted({about.commit for about, _ in found if about.commit})
-    about = About(shown(folder), max(about.date for about, _ in found), commit=", ".join(commits))
-    return Study(about, f"runs in {folder.name}", dataset_id, "", seeds, summarize(variants))
-
-
-def _read_seeds(file: Path) -> Study:
-    """The csv of run_seeds.py, as a study; the Markdown file beside it says command, commit and machine."""
+def _read_text(file: Path) -> str:
     try:
-        rows = list(csv.DictReader(read_text(file).splitlines()))
-    except csv.Error as err:
-        raise DataError(f"{shown(file)}: not a csv table ({err}); write the file again.") from err
-    if not _is_of_seeds(file) or not rows:
-        raise DataError(
-            f"{shown(file)}: no table of run_seeds.py (columns {', '.join(SEED_COLUMNS)}, ... and at least one row), "
-            "and no Markdown file of this name beside it; move it elsewhere."
-        )
-    runs: dict[str, dict[str, dict[str, Metrics]]] = {}  # expid -> seed -> split -> metrics
-    sizes: dict[str, list[tuple[float, float]]] = {}
-    for number, row in enumerate(rows, start=2):
-        place = f"{shown(file)}, line {number}"
-        if None in row or None in row.values():
-            raise DataError(f"{place}: not one value for each of the {len(rows[0])} columns; write the file again.")
-        metrics = {k: _csv_number(v, f"{place}: {k!r}") for k, v in row.items() if k and k not in NOT_METRICS}
-        runs.setdefault(row["expid"], {}).setdefault(row["seed"], {})[row["split"]] = metrics
-        size = [_csv_number(row.get(key), f"{place}: {key!r}") for key in ("parameters", "seconds")]
-        sizes.setdefault(row["expid"], []).append((size[0], size[1]))
-    variants = [
-        Variant(
-            expid, {}, sizes[expid][0][0], statistics.mean(seconds for _, seconds in sizes[expid]), NAN, {},
-            [Run(seed, splits.get("valid", {}), splits.get("test", {})) for seed, splits in seeds.items()], {},
-        )
-        for expid, seeds in runs.items()
-    ]  # fmt: skip
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise DataError(f"{file}: cannot be read as text ({err}); write the file again.") from err
+
+
+def _shown(file: Path) -> str:
+    """The path within the repository, or as it is outside."""
+    file = file.resolve()
+    return str(file.relative_to(REPOSITORY)) if file.is_relative_to(REPOSITORY) else str(file)
+
+
+def _written(file: Path) -> str:
+    return date.fromtimestamp(file.stat().st_mtime).isoformat()
+
+
+def _about(file: Path, content: object) -> About:
+    stated = getattr(content, "date", "")[:10]
+    is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", stated) is not None
+    origin = {name: getattr(content, name, "") for name in ("command", "commit", "machine")}
     beside = file.with_suffix(".md")
-    notes = [block for block in _markdown(read_text(beside)) if isinstance(block, str)] if beside.is_file() else []
-    datasets = list(dict.fromkeys(row["dataset_id"] for row in rows))
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
-    return Study(about_file(file, notes=notes), file.stem, ", ".join(datasets), "", seeds, summarize(variants))
+    has_notes = file.suffix == ".csv" and beside.is_file()
+    notes = [block for block in _markdown(_read_text(beside)) if isinstance(block, str)] if has_notes else []
+    return About(_shown(file), stated if is_day else _written(file), is_day, **origin, notes=notes)
 
 
-def _csv_number(text: object, place: str) -> float:
-    try:
-        return float(str(text)) if text else NAN
-    except ValueError as err:
-        raise DataError(f"{place} is {named(text)}, expected a number; write the file again.") from err
+def _read_json(file: Path) -> StudyRecord | Explanation | Benchmark | Result:
+    content = read_json(dict[str, Any], file, "write the file again with its command")
+    kind = content.get("kind")
+    if kind == "ablation":
+        return StudyRecord.read(file)
+    if kind == "explanation":
+        return Explanation.read(file)
+    if kind is None and "rows" in content and {"benchmark", "settings"} & set(content):
+        return read_json(Benchmark, file, "run the benchmark again")
+    if kind is None and {"expid", "valid", "checkpoint"} <= set(content):
+        return Result.read(file)
+    raise DataError(
+        f"{file}: no result of a known kind (keys {', '.join(content)[:60]}); expected an ablation, an explanation, a "
+        "benchmark or a run's *.result.json; move it elsewhere."
+    )
+
+
+def _read_seeds(file: Path) -> StudyRecord:
+    return study_of_seeds(_read_text(file), str(file), file.stem)
 
 
 def _read_document(file: Path) -> Document:
-    return Document(about_file(file), file.stem, _markdown(read_text(file)))
+    return Document(file.stem, _markdown(_read_text(file)))
 
 
 def _markdown(text: str) -> list[str | list[list[str]]]:
-    """Paragraphs and pipe tables of a Markdown text; everything else in it stays text."""
+    """Paragraphs and pipe tables of a Markdown text."""
     blocks: list[str | list[list[str]]] = []
-    for paragraph in re.split(r"\n\s*\n", text):
-        table: list[list[str]] = []
-        words: list[str] = []
-        for line in paragraph.strip().splitlines():
-            if not line.startswith("|"):
-                words.append(line.strip())
-            elif not re.fullmatch(r"[|:\-\s]+", line):  # not the line below the head
-                cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-                table.append([cell.strip().replace("\\|", "|") for cell in cells])
-        if table:
+    table: list[list[str]] = []
+    for token in MARKDOWN.parse(text):
+        if token.type == "table_open":
+            table = []
             blocks.append(table)
-        if words:
-            blocks.append("\n".join(words))
+        elif token.type == "tr_open":
+            table.append([])
+        elif token.type == "inline" and token.level > 1:  # in a cell
+            table[-1].append(token.content)
+        elif token.type == "inline":
+            blocks.append(token.content)
     return blocks

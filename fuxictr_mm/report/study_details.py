@@ -5,36 +5,43 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from fuxictr_mm.report.charts import LARGE, Line, dot_rows, line_chart, scree, swatch
-from fuxictr_mm.report.records import METRICS, Metrics, Run, Study
-from fuxictr_mm.report.view import DASH, Cell, Figure, Part, Table, count, number, number_cell
+from fuxictr_mm.report.view import DASH, Cell, Figure, Part, Table, count, is_finite, number, number_cell
+from fuxictr_mm.study.records import CurvePoint, Estimate, RunRecord, StudyRecord, VariantRecord
 
-__all__ = ["frequency_part", "number_part", "training_part", "variance_part"]
+__all__ = ["estimate_of", "frequency_part", "metric_names", "number_part", "training_part", "variance_part"]
 
 NAN = float("nan")
+METRICS = ("AUC", "gAUC", "logloss")  # the usual ones
 GROUPS = ("cold", "rare", "warm")
+UNKNOWN = Estimate(mean=NAN, std=None, difference=NAN, low=None, high=None)
 
 
-def number_part(study: Study, split: str) -> Part | None:
-    placed = sorted((v for v in study.variants if math.isfinite(v.x)), key=lambda v: v.x)
+def metric_names(study: StudyRecord, split: str) -> list[str]:
+    """The usual ones first."""
+    found = dict.fromkeys(name for variant in study.variants for name in variant.summary.get(split, {}))
+    return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
+
+
+def estimate_of(variant: VariantRecord, split: str, metric: str) -> Estimate:
+    return variant.summary.get(split, {}).get(metric, UNKNOWN)
+
+
+def number_part(study: StudyRecord, split: str) -> Part | None:
+    placed = sorted(((v.x, v) for v in study.variants if is_finite(v.x)), key=lambda pair: pair[0])
     if len(placed) < 2:
         return None
-    label = study.over or study.name
+    label = study.over or study.study
     figures = []
-    for metric in study.metric_names(split):
-        means = [(v.x, v.estimate(split, metric).mean) for v in placed]
+    for metric in metric_names(study, split):
+        means = [(x, estimate_of(v, split, metric).mean) for x, v in placed]
         if not any(math.isfinite(y) for _, y in means):
             continue
         lines = [Line(f"mean {split} {metric}", means, 0)]
-        for seed in dict.fromkeys(run.seed for v in placed for run in v.runs):
-            points = [
-                (v.x, (r.test if split == "test" else r.valid).get(metric, NAN))
-                for v in placed
-                for r in v.runs
-                if r.seed == seed
-            ]
+        for seed in dict.fromkeys(run.seed for _, v in placed for run in v.runs):
+            points = [(x, getattr(r, split).get(metric, NAN)) for x, v in placed for r in v.runs if r.seed == seed]
             lines += [Line(f"seed {seed}", points, 0, thin=True)] if len(study.seeds) > 1 else []
         alt = f"{split} {metric} over {label}: " + "; ".join(f"{x:g} gives {number(y)}" for x, y in means)
-        figures.append(Figure(f"{split} {metric}", line_chart(lines, label, metric, alt, [v.x for v in placed])))
+        figures.append(Figure(f"{split} {metric}", line_chart(lines, label, metric, alt, [x for x, _ in placed])))
     note = f"The number of each variant that has one; thick: mean over {count(len(study.seeds), 'seed')}"
     note += ", thin: each seed." if len(study.seeds) > 1 else "."
     return Part(f"Over {label}", note, figures) if figures else None
@@ -49,16 +56,16 @@ def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[fl
     return [(step, statistics.fmean(curve[step] for curve in by_step)) for step in shared]
 
 
-def training_part(study: Study) -> Part | None:
-    readings: list[tuple[str, Callable[[tuple[float, float, Metrics]], float]]] = [
-        ("train loss", lambda point: point[1]),
-        ("valid AUC", lambda point: point[2].get("AUC", NAN)),
+def training_part(study: StudyRecord) -> Part | None:
+    readings: list[tuple[str, Callable[[CurvePoint], float]]] = [
+        ("train loss", lambda point: point.train_loss),
+        ("valid AUC", lambda point: point.valid.get("AUC", NAN)),
     ]
     figures = []
     for label, reading in readings:
         lines = []
         for place, variant in enumerate(study.variants):
-            curves = [[(point[0], reading(point)) for point in run.curve] for run in variant.runs if run.curve]
+            curves = [[(float(point.step), reading(point)) for point in run.curve] for run in variant.runs if run.curve]
             if len(curves) > 1:
                 lines += [Line(f"{variant.name}, one seed", curve, place, thin=True) for curve in curves]
             lines.append(Line(variant.name, mean_curve(curves), place))
@@ -76,7 +83,7 @@ def training_part(study: Study) -> Part | None:
     return Part("Training curves", note, figures, legend, large=True)
 
 
-def frequency_part(study: Study, split: str) -> Part | None:
+def frequency_part(study: StudyRecord, split: str) -> Part | None:
     found = dict.fromkeys(g for v in study.variants for run in v.runs for g in run.by_frequency.get(split, {}))
     groups = [g for g in GROUPS if g in found] + [g for g in found if g not in GROUPS]
     if not groups:
@@ -88,7 +95,7 @@ def frequency_part(study: Study, split: str) -> Part | None:
     ]
     heads = [(f"{group}{_items(study, split, group)}", len(columns)) for group in groups]
     table = Table(
-        f"{study.name}: {split} metrics by item frequency", ["variant", *(columns * len(groups))], rows, heads
+        f"{study.study}: {split} metrics by item frequency", ["variant", *(columns * len(groups))], rows, heads
     )
     values = {g: [[_group_value(r, split, g, "AUC") for r in v.runs] for v in study.variants] for g in groups}
     span = [y for by_variant in values.values() for ys in by_variant for y in ys if math.isfinite(y)]
@@ -103,17 +110,18 @@ def frequency_part(study: Study, split: str) -> Part | None:
     return Part(f"By item frequency, {split}", note, figures, tables=[table], folded=split == "valid")
 
 
-def _group_value(run: Run, split: str, group: str, column: str) -> float:
-    return run.by_frequency.get(split, {}).get(group, {}).get(column, NAN)
+def _group_value(run: RunRecord, split: str, group: str, column: str) -> float:
+    value = run.by_frequency.get(split, {}).get(group, {}).get(column)
+    return NAN if value is None else value
 
 
-def _items(study: Study, split: str, group: str) -> str:
+def _items(study: StudyRecord, split: str, group: str) -> str:
     counts = {_group_value(run, split, group, "items") for variant in study.variants for run in variant.runs}
     known = {int(count) for count in counts if math.isfinite(count)}
     return f" ({known.pop():,} items)" if len(known) == 1 else ""
 
 
-def _group_cell(runs: Sequence[Run], split: str, group: str, column: str) -> Cell:
+def _group_cell(runs: Sequence[RunRecord], split: str, group: str, column: str) -> Cell:
     values = [v for v in (_group_value(run, split, group, column) for run in runs) if math.isfinite(v)]
     if not values:
         return Cell(DASH)
@@ -125,7 +133,7 @@ def _group_cell(runs: Sequence[Run], split: str, group: str, column: str) -> Cel
     return number_cell(mean, below=spread + some)
 
 
-def variance_part(study: Study) -> Part | None:
+def variance_part(study: StudyRecord) -> Part | None:
     spectra: dict[tuple[str, str], list[tuple[list[float], list[str]]]] = {}
     for variant in study.variants:
         for column, modalities in variant.explained_variance.items():

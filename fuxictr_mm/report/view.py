@@ -4,26 +4,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
 from fuxictr_mm.report.records import About
 
 __all__ = [
-    "DASH",
-    "Cell",
-    "Figure",
-    "Part",
-    "Section",
-    "Table",
-    "count",
-    "origin",
-    "number",
-    "number_cell",
-    "pairs",
-    "plain",
-]
+    "DASH", "Cell", "Figure", "Part", "Section", "Table", "count", "is_finite", "number", "number_cell", "origin",
+    "pairs", "plain",
+]  # fmt: skip
 
 DASH = "—"
 
@@ -89,16 +79,20 @@ class Section:
     warnings: Sequence[tuple[str, str]] = ()
 
 
-def number(value: float, form: str = ".4f") -> str:
-    """A number for people; NaN is a dash and never 0."""
-    if math.isnan(value):
+def is_finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """A number for people; what is not known (``None``, NaN) is a dash and never 0."""
+    if value is None or math.isnan(value):
         return DASH
     text = format(value, form) if math.isfinite(value) else "∞" if value > 0 else "-∞"
     return text.replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
 
 
-def number_cell(value: float, form: str = ".4f", **more: Any) -> Cell:
-    return Cell(number(value, form), "" if math.isnan(value) else repr(value), **more)
+def number_cell(value: float | None, form: str = ".4f", **more: Any) -> Cell:
+    return Cell(number(value, form), "" if value is None or math.isnan(value) else repr(value), **more)
 
 
 def origin(about: About, *more: tuple[str, str]) -> list[tuple[str, str]]:

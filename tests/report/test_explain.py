@@ -16,6 +16,7 @@ import yaml
 
 from fuxictr_mm import MMCTRDataLoader, cli
 from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.report.records import Explanation
 from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
@@ -99,6 +100,10 @@ def test_two_experiments_on_the_same_rows(
         for expid, line in (("transformer", head), ("no_target", without)):
             assert re.search(rf"{expid} +{line['entropy']:.4f} +{line['entropy_uniform']:.4f} ", said)
     assert f"written: {tmp_path / 'new' / 'x.json'} and x.png" in said
+    read = Explanation.read(tmp_path / "new" / "x.json")
+    assert [one.expid for one in read.experiments] == ["transformer", "no_target"]
+    cli.main(["report", str(tmp_path / "new"), "--out", str(tmp_path / "page.html")])
+    assert "Attention of transformer and no_target on clusters" in (tmp_path / "page.html").read_text()
 
 
 def test_a_sample_is_the_same_each_time_and_has_a_choice_to_make(
@@ -112,6 +117,7 @@ def test_a_sample_is_the_same_each_time_and_has_a_choice_to_make(
     assert len({row["row"] for row in first["rows"]}) == 3
     assert all(len(row["history"]) > 1 for row in first["rows"])
     assert "compared_with" not in first
+    assert [one.expid for one in Explanation.read(tmp_path / "1.json").experiments] == ["transformer"]
 
 
 def test_a_process_of_its_own_on_items_without_titles_and_rows_without_labels(config: Path, tmp_path: Path) -> None:
