@@ -175,7 +175,7 @@ def in_own_process(*arguments: str) -> dict[str, Any]:
 
 def start_up(folder: Path, kind: str, n_rows: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for path in folder.glob("*.rows"):  # of the speed test
+    for path in folder.glob("*.arrow"):  # of the speed test
         path.unlink()
     names = {"stream, first": "stream", "stream, again": "stream"}
     for name in ("LongCTR, one file", "LongCTR", "ids", "items", "tuple", *names):

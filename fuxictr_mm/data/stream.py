@@ -1,6 +1,4 @@
-"""Rows of a split that stay on disk: checked and arranged once, then read in blocks, so that memory is bounded.
-
-Apart from the rows that training holds, because nothing but this knows of files that are written for speed.
+"""Rows of a split that stay on disk: checked and arranged once in an Arrow IPC file, then read block by block.
 
 Block shuffle. The file is cut into blocks of :data:`BLOCK_ROWS` consecutive rows. An epoch takes the blocks in random
 order, puts as many together as make a window (:data:`WINDOW_ROWS`, 128 blocks, or fewer rows where they are long), and
@@ -13,13 +11,13 @@ user or by day, the rows of a window come from 128 places and not from everywher
 import hashlib
 import json
 import logging
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.contract import CHUNK_ROWS, iter_whole_split
@@ -30,25 +28,28 @@ from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
 
 __all__ = ["BLOCK_ROWS", "StreamedRows", "stream_split"]
 
-FORMAT = "fuxictr_mm rows 1"
+FORMAT = "fuxictr_mm rows 2"
 # What is read at once: about 0.4 MB where histories have 8 items, 1.8 MB where they have 50.
 BLOCK_ROWS = 8_192
 WINDOW_ROWS = 1 << 20
 WINDOW_BYTES = 128 << 20
-ITEMS, LENGTHS = "/items", "/lengths"  # beside the columns, whose names a user chose
 
 
 class StreamedRows:
     """The rows of one arranged file.
 
-    A file is its blocks one after the other, then a JSON that says what is in them, then the length of that JSON. A
-    block is the bytes of its arrays: items, lengths, and each column.
+    The file has a record batch for each block. Its first column is the list of a row's items (history, oldest first,
+    then the target), the others are those of :class:`~fuxictr_mm.data.rows.Rows`, as narrow as there. A batch without
+    rows ends the file; its metadata says in JSON what is in the others, and what each sums to, which Arrow does not
+    check.
 
     Args:
         path: what :func:`stream_split` has written.
 
     Attributes:
+        columns: names of the columns.
         fingerprint: equal to that of the same rows in memory.
+        window_rows: rows that are held at a time.
 
     Raises:
         DataError: the file is damaged.
@@ -57,31 +58,29 @@ class StreamedRows:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open(path, "rb") as file:
-                end = file.seek(-8, os.SEEK_END)
-                file.seek(-8 - int(np.frombuffer(file.read(8), "<u8")[0]), os.SEEK_END)
-                start = file.tell()
-                about: dict[str, Any] = json.loads(file.read(end - start))
-            if about["format"] != FORMAT or about["ends"][-1] != start:
-                raise ValueError(f"format {about['format']!r}, {start:,} bytes of rows")
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as err:
+            with pa.memory_map(str(path)) as source:
+                reader = pa.ipc.open_file(source)
+                n_blocks = reader.num_record_batches - 1
+                _, metadata = reader.get_batch_with_custom_metadata(n_blocks)
+                text, fields = metadata["about"], _described(reader.schema)
+            about: dict[str, Any] = json.loads(text)
+            if (about["format"], about["fields"], len(about["sums"])) != (FORMAT, fields, n_blocks):
+                raise ValueError(f"format {about['format']!r}, {n_blocks} of {len(about['sums'])} blocks")
+            if zlib.crc32(text) != int(metadata["sum"]):
+                raise ValueError("its description differs from its sum")
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as err:
             raise self._damaged(err) from err
+        self.columns = [name for name, _ in fields[1:]]
         self.fingerprint: str = about["digest"]
         self._n_rows: int = about["rows"]
         self._group: str | None = about["group"]
-        self._types = {name: np.dtype(kind) for name, kind in about["types"].items()}
-        self._ends = np.array([0, *about["ends"]], np.int64)
+        self._length_type = np.dtype(about["length_type"])
         self._sums: list[int] = about["sums"]
-        per_row = -(-start // self._n_rows)
+        per_row = -(-about["bytes"] // self._n_rows)
         self.window_rows = min(WINDOW_ROWS, max(WINDOW_BYTES // per_row, BLOCK_ROWS), self._n_rows)
 
     def __len__(self) -> int:
         return self._n_rows
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns, as in :class:`~fuxictr_mm.data.rows.Rows`."""
-        return [name for name in self._types if name not in (ITEMS, LENGTHS)]
 
     @property
     def nbytes(self) -> int:
@@ -107,36 +106,37 @@ class StreamedRows:
 
     def _read(self, blocks: np.ndarray, ends: np.ndarray, first: int, stop: int) -> Rows:
         """Rows ``first`` to ``stop`` of the file whose blocks are put one after the other as ``blocks`` says."""
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in self._types}
-        with open(self.path, "rb", buffering=0) as file:
+        parts = []
+        # Mapped anew for each window: all that was read through a map counts as this process's memory till it closes.
+        with pa.memory_map(str(self.path)) as source:
+            reader = pa.ipc.open_file(source)
             for at in range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, stop, "left")) + 1):
-                arrays = self._block(file, int(blocks[at]))
-                begin = ends[at] - len(arrays[LENGTHS])  # rows of the epoch before this block
-                low, high = max(first - begin, 0), min(stop - begin, len(arrays[LENGTHS]))
-                place = np.cumsum([0, *(arrays[LENGTHS].astype(np.int64) + 1)])
-                for name, values in arrays.items():
-                    rows = slice(place[low], place[high]) if name == ITEMS else slice(low, high)
-                    parts[name].append(values[rows])
-        whole = {name: np.concatenate(parts.pop(name)) for name in self._types}
-        return arrange(whole.pop(ITEMS), whole.pop(LENGTHS), whole, self._group)
+                block = self._block(reader, int(blocks[at]))
+                begin = int(ends[at]) - len(block)  # rows of the epoch before this block
+                parts.append(block[max(first - begin, 0) : min(stop - begin, len(block))])
+        lists = [part.column(0) for part in parts]
+        items = np.concatenate([chunk.flatten().to_numpy() for chunk in lists])
+        lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in lists]) - 1
+        columns = {
+            name: np.concatenate([part.column(at).to_numpy() for part in parts])
+            for at, name in enumerate(self.columns, start=1)
+        }
+        return arrange(items, lengths.astype(self._length_type), columns, self._group)
 
-    def _block(self, file: Any, number: int) -> dict[str, np.ndarray]:
-        start, stop = self._ends[number : number + 2].tolist()
-        content = os.pread(file.fileno(), stop - start, start)
-        if zlib.crc32(content) != self._sums[number]:
+    def _block(self, reader: pa.ipc.RecordBatchFileReader, number: int) -> pa.RecordBatch:
+        try:
+            block = reader.get_batch(number)
+            block.validate(full=True)  # else an offset that points outside would end the process
+        except (pa.ArrowException, OSError) as err:
+            raise self._damaged(f"block {number}: {err}") from err
+        if _sum(block) != self._sums[number]:
             raise self._damaged(f"block {number} differs from its sum")
-        n_rows = min(BLOCK_ROWS, self._n_rows - number * BLOCK_ROWS)
-        fixed = n_rows * sum(kind.itemsize for name, kind in self._types.items() if name != ITEMS)
-        arrays, at = {}, 0
-        for name, kind in self._types.items():
-            count = (len(content) - fixed) // kind.itemsize if name == ITEMS else n_rows
-            arrays[name] = np.frombuffer(content, kind, count, at)
-            at += count * kind.itemsize
-        return arrays
+        return block
 
     def _damaged(self, reason: Any) -> DataError:
+        first_line = str(reason).partition("\n")[0]
         return DataError(
-            f"{self.path}: not a whole file of rows ({reason}); delete it, and the next run builds it anew."
+            f"{self.path}: not a whole file of rows ({first_line}); delete it, and the next run builds it anew."
         )
 
 
@@ -149,7 +149,7 @@ def stream_split(
         path: parquet file of the split.
         schema: roles of the columns.
         item_ids: see :func:`~fuxictr_mm.data.contract.iter_whole_split`.
-        folder: where ``<name of the split file>-<fingerprint>.rows`` is kept.
+        folder: where ``<name of the split file>-<fingerprint>.arrow`` is kept.
         require_label: whether a file without label column is refused.
 
     Raises:
@@ -159,20 +159,22 @@ def stream_split(
     path = Path(path)
     names = open_parquet(path).schema_arrow.names
     label = require_label or schema.label_col in names
-    types = {ITEMS: np.dtype(np.int32), LENGTHS: length_type(schema.max_len), **column_types(schema, label=label)}
-    described = {name: kind.str for name, kind in types.items()}
+    types = column_types(schema, label=label)
+    # The items come first and are found by their place: a column may have their name.
+    fields = [("items", pa.list_(pa.int32())), *((name, pa.from_numpy_dtype(kind)) for name, kind in types.items())]
+    arrow = pa.schema(fields)
     roles = [schema.item_col, schema.history_col, schema.max_len, schema.group_id, schema.label_col]
     items = hashlib.blake2b(np.ascontiguousarray(item_ids).data, digest_size=8).hexdigest()
-    key = json.dumps([FORMAT, BLOCK_ROWS, file_fingerprint(path), roles, described, _ranges(schema), items])
-    file = Path(folder) / f"{path.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.rows"
+    key = json.dumps([FORMAT, BLOCK_ROWS, file_fingerprint(path), roles, _described(arrow), _ranges(schema), items])
+    file = Path(folder) / f"{path.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.arrow"
     if not file.exists():
         logging.info(f"{path.name}: checked and arranged once for streaming, in {file}")
         chunks = iter_whole_split(path, schema, item_ids, require_label=require_label)
         parts = (arrange_split(chunk, schema) for chunk in chunks)
-        about = {"format": FORMAT, "types": described, "group": schema.group_id}
+        about = {"format": FORMAT, "group": schema.group_id, "length_type": length_type(schema.max_len).str}
         try:
             with atomic_write(file) as temporary:
-                _write(temporary, parts, about)
+                _write(temporary, parts, arrow, about)
         except OSError as err:
             raise ConfigError(
                 f"{file}: cannot be written ({err.strerror or err}); stream: True needs room there for "
@@ -186,26 +188,46 @@ def _ranges(schema: DatasetSchema) -> list[int | None]:
     return [column.vocab_size for column in schema.context_columns]
 
 
-def _write(path: Path, parts: Iterator[Rows], about: dict[str, Any]) -> None:
+def _write(path: Path, parts: Iterator[Rows], schema: pa.Schema, about: dict[str, Any]) -> None:
     digest = RowDigest()
-    ends: list[int] = []
     sums: list[int] = []
-    n_rows = 0
+    n_rows = n_bytes = 0
     assert CHUNK_ROWS % BLOCK_ROWS == 0  # only the last block of a file may be short
-    with open(path, "wb") as stream:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in parts:
-            n_rows += len(part)
             items = part.items.numpy()
-            columns = {name: values.numpy() for name, values in part.columns.items()}
             digest.update(items, part.lengths, part.columns, part.group)
-            ends_of_rows = np.concatenate([np.zeros(1, np.int64), part.end.numpy()])
+            n_rows += len(part)
+            n_bytes += part.nbytes - part.end.nbytes
+            offsets = np.concatenate([np.zeros(1, np.int32), part.end.numpy()])
+            columns = [part.columns[name].numpy() for name in schema.names[1:]]
+            arrays = [pa.ListArray.from_arrays(offsets, items), *map(pa.array, columns)]
+            batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
             for start in range(0, len(part), BLOCK_ROWS):
-                rows = slice(start, min(start + BLOCK_ROWS, len(part)))
-                arrays = [items[ends_of_rows[rows.start] : ends_of_rows[rows.stop]], part.lengths[rows]]
-                arrays += [columns[name][rows] for name in about["types"] if name in columns]
-                content = b"".join(values.tobytes() for values in arrays)
-                stream.write(content)
-                sums.append(zlib.crc32(content))
-                ends.append(stream.tell())
-        footer = json.dumps({**about, "rows": n_rows, "ends": ends, "sums": sums, "digest": digest.hexdigest()})
-        stream.write(footer.encode() + len(footer.encode()).to_bytes(8, "little"))
+                block = batch[start : start + BLOCK_ROWS]
+                writer.write_batch(block)
+                sums.append(_sum(block))
+        about |= {
+            "fields": _described(schema),
+            "rows": n_rows,
+            "bytes": n_bytes,
+            "sums": sums,
+            "digest": digest.hexdigest(),
+        }
+        # Only now is all of it known, and a schema's metadata would have to be written first.
+        text = json.dumps(about)
+        writer.write_batch(batch[:0], custom_metadata={"about": text, "sum": str(zlib.crc32(text.encode()))})
+
+
+def _described(schema: pa.Schema) -> list[list[str]]:
+    """Name and type of each field."""
+    return [[field.name, str(field.type)] for field in schema]
+
+
+def _sum(block: pa.RecordBatch) -> int:
+    """CRC-32 of all values of a block."""
+    items, *columns = block.columns
+    total = 0
+    for values in (items.value_lengths(), items.flatten(), *columns):
+        total = zlib.crc32(values.to_numpy(), total)
+    return total

@@ -13,6 +13,7 @@ import yaml
 
 from fuxictr_mm.data import contract, stream
 from fuxictr_mm.data.loader import MMCTRDataLoader
+from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.run import resolve_experiment, run_experiment
 from tests.synthetic import RUN_PARAMS, tiny_feature_map, write_cluster_dataset
@@ -124,7 +125,7 @@ def test_a_late_start_does_not_read_what_lies_before(folder: Path, monkeypatch: 
     seen: list[int] = []
     read = stream.StreamedRows._block
     monkeypatch.setattr(
-        stream.StreamedRows, "_block", lambda self, file, number: seen.append(number) or read(self, file, number)
+        stream.StreamedRows, "_block", lambda self, reader, number: seen.append(number) or read(self, reader, number)
     )
     next(streamed.iterate(24))  # row 96 begins the last window of 24, which has two blocks
     assert seen == [24, 25]
@@ -186,24 +187,122 @@ def test_a_test_split_without_label_and_text_groups(folder: Path) -> None:
     assert users == [i % 7 for i in range(N)]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
+def damaged(content: bytes, damage: str) -> bytes:
+    if damage == "other format":
+        return content.replace(b"mm rows 2", b"mm rows 3")
+    if damage == "other column":  # in the head and in the footer
+        return content.replace(b"likes_level", b"LIKES_level")
+    if damage == "other description":  # it stays JSON
+        return content.replace(b'"rows": 103', b'"rows": 104')
+    end = {"cut at its end": -5, "cut in its rows": len(content) // 2, "head alone": 10}
+    return content[: end[damage]] if damage in end else {"empty": b"", "other": b"x" * len(content)}[damage]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut at its end", "cut in its rows", "head alone", "empty", "other", "other format", "other column",
+        "other description",
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_refused(folder: Path, damage: str) -> None:
     loader(folder)
     (file,) = files(folder)
     content = file.read_bytes()
-    file.write_bytes({"cut": content[:-5], "empty": b"", "other": b"x" * len(content)}[damage])
-    with pytest.raises(DataError, match=r"not a whole file of rows .*delete it"):
+    file.write_bytes(damaged(content, damage))
+    assert file.read_bytes() != content
+    with pytest.raises(DataError, match=r"not a whole file of rows \(.+\); delete it, and the next run builds it anew"):
         loader(folder)
+
+
+def copied(file: Path, order: list[int]) -> None:
+    """Write the file again with these of its record batches."""
+    content = file.read_bytes()
+    with pa.ipc.open_file(content) as old, pa.ipc.new_file(str(file), old.schema) as new:
+        for number in order:
+            batch, metadata = old.get_batch_with_custom_metadata(number)
+            new.write_batch(batch, custom_metadata=metadata)
+
+
+def test_a_block_that_is_missing_or_at_another_place(folder: Path) -> None:
+    before = epoch(loader(folder, shuffle=False))
+    (file,) = files(folder)
+    blocks = -(-N // BLOCK)
+    copied(file, list(range(blocks + 1)))
+    assert epoch(loader(folder, shuffle=False)) == before
+    copied(file, [1, 0, *range(2, blocks + 1)])
+    with pytest.raises(DataError, match="block 0 differs from its sum"):
+        list(loader(folder, shuffle=False))
+    for order, match in (
+        ([0, *range(2, blocks + 1)], f"{blocks - 1} of {blocks} blocks"), ([0, 1], "not a whole file of rows"),
+    ):  # fmt: skip
+        file.unlink()
+        loader(folder)
+        copied(file, order)
+        with pytest.raises(DataError, match=match):
+            loader(folder)
 
 
 def test_a_changed_byte_is_found_when_its_block_is_read(folder: Path) -> None:
     streamed = loader(folder)
     (file,) = files(folder)
     content = bytearray(file.read_bytes())
-    content[100] ^= 1
+    first = next(streamed._rows.windows(EpochOrder(5, None), 0))[0]  # type: ignore[union-attr]
+    content[content.index(first.items[:4].numpy().tobytes())] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match="differs from its sum"):
+    with pytest.raises(DataError, match="block 0 differs from its sum"):
         list(streamed)
+
+
+def test_an_offset_that_points_outside_is_found_when_its_block_is_read(folder: Path) -> None:
+    streamed = loader(folder, shuffle=False)
+    (file,) = files(folder)
+    content = bytearray(file.read_bytes())
+    ends = next(streamed._rows.windows(EpochOrder(5, None), 0))[0].end.numpy()  # type: ignore[union-attr]
+    at = content.index(ends[:BLOCK].tobytes())
+    content[at + 3] = 0x7F
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"not a whole file of rows \(block 0: "):
+        list(streamed)
+
+
+def test_the_file_is_narrow_and_others_can_read_it(folder: Path) -> None:
+    known = rows_of(next(iter(loader(folder, shuffle=False, stream=False, batch_size=N))))
+    loader(folder)
+    with pa.ipc.open_file(files(folder)[0].read_bytes()) as reader:
+        table = reader.read_all()
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "items": "list<item: int32>", "likes_level": "uint8", "views_level": "uint8", "user_id": "int64",
+        "label": "uint8",
+    }  # fmt: skip
+    names = ("user_id", "likes_level", "views_level", "label")
+    columns = (table[name].to_pylist() for name in names)
+    assert list(zip(*columns, map(tuple, table["items"].to_pylist()), strict=True)) == known
+
+
+def test_a_column_may_have_the_name_of_the_items(folder: Path) -> None:
+    table = pq.read_table(folder / "train.parquet")
+    pq.write_table(table.rename_columns([{"views_level": "items"}.get(n, n) for n in table.column_names]),
+                   folder / "train.parquet")  # fmt: skip
+    feature_map = tiny_feature_map(folder / "processed")
+    feature_map.features["items"] = feature_map.features.pop("views_level")
+    arguments = {"batch_size": N, "max_len": 6, "stream": True}
+    (batch,) = MMCTRDataLoader(feature_map, folder / "train", folder / "item_info.parquet", **arguments)
+    assert batch.context["items"].tolist() == table["views_level"].to_pylist()
+
+
+def test_two_that_arrange_the_same_split_at_once_both_end_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrange, others = stream.arrange_split, []
+
+    def while_another_does(chunk: contract.Split, schema: Any) -> Any:
+        if not others:
+            others.append(None)
+            others[0] = epoch(loader(folder))  # begins later and ends before
+        return arrange(chunk, schema)
+
+    monkeypatch.setattr(stream, "arrange_split", while_another_does)
+    assert [epoch(loader(folder))] == others
+    assert len(files(folder)) == 1
 
 
 def test_a_place_that_cannot_be_written_to(folder: Path) -> None:
@@ -245,7 +344,7 @@ def test_a_run_streams(tmp_path: Path) -> None:
     params = resolve_experiment("din", tmp_path)
     result = run_experiment(params)
     assert result.valid["AUC"] > 0.5
-    assert {path.name.split("-")[0] for path in (tmp_path / "processed" / "clusters").glob("*.rows")} == {
+    assert {path.name.split("-")[0] for path in (tmp_path / "processed" / "clusters").glob("*.arrow")} == {
         "train", "valid", "test",
     }  # fmt: skip
     assert run_experiment(params.but(model_root=str(tmp_path / "again"))).valid == result.valid
