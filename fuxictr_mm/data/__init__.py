@@ -1,0 +1,1 @@
+"""From split files to batches: the data contract, rows in memory or on disk, their order, the loader."""

@@ -1,24 +1,23 @@
-"""The one place that reads split files (train, valid, test), and refuses those that break the data contract.
+"""Reads split files (train, valid, test) chunk by chunk, and refuses those that break the data contract.
 
-Apart from the loader so that a run refuses all its splits before training, and so that the findings about a dataset
-read exactly what a model would. A file is read chunk by chunk, histories ragged: memory holds the real history items,
-never the padding. Findings keep all chunks (:func:`read_split`), prediction holds one at a time (:func:`iter_split`),
-and training arranges them as it goes (:func:`iter_whole_split`, :mod:`fuxictr_mm.data.rows`).
+Everything that reads a split reads it here, so findings about a dataset, predictions and training see the same rows.
+Histories are ragged: memory holds the real history items, never the padding. :func:`read_split` keeps all chunks,
+:func:`iter_split` and :func:`iter_whole_split` give one at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from fuxictr_mm.config.schema import Column, DatasetSchema
+from fuxictr_mm.config.schema import DatasetSchema
+from fuxictr_mm.data import checks
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.files import open_parquet
@@ -27,7 +26,6 @@ __all__ = ["CHUNK_ROWS", "GroupNumbers", "Split", "iter_split", "iter_whole_spli
 
 # Rows decoded at once: 16 MiB of history where lists are 64 wide and int64.
 CHUNK_ROWS = 32_768
-LARGEST_ID = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -151,15 +149,15 @@ def iter_split(
     context_columns = [column.name for column in schema.context_columns]
     names = list(dict.fromkeys((schema.item_col, schema.history_col, *context_columns, *keep, *label_columns)))
     file = open_parquet(path, tuple(names))
-    _check_types(path, file.schema_arrow, schema, names)
+    checks.check_types(path, file.schema_arrow, schema, names)
     if not file.metadata.num_rows:
         raise DataError(f"{path}: 0 rows; a split needs at least one, so make the file again or leave it out.")
     index_of = ItemTable(item_ids).index_of
     start = 0
     for batch in _batches(path, names, chunk_rows or CHUNK_ROWS):
-        columns = {name: _ColumnChunk(path, name, start, batch.column(name)) for name in names}
-        item = _targets(columns[schema.item_col], index_of, if_unknown)
-        values, counts = _histories(columns[schema.history_col], index_of, schema.max_len, if_unknown)
+        columns = {name: checks.ColumnChunk(path, name, start, batch.column(name)) for name in names}
+        item = checks.targets(columns[schema.item_col], index_of, if_unknown)
+        values, counts = checks.histories(columns[schema.history_col], index_of, schema.max_len, if_unknown)
         offsets = np.zeros(len(batch) + 1, np.int64)
         np.cumsum(counts, out=offsets[1:])
         chunk = Split(
@@ -167,73 +165,12 @@ def iter_split(
             item,
             values,
             offsets,
-            {column.name: _context(columns[column.name], column) for column in schema.context_columns},
-            _labels(columns[schema.label_col]) if label else None,
+            {column.name: checks.context(columns[column.name], column) for column in schema.context_columns},
+            checks.labels(columns[schema.label_col]) if label else None,
             None,
         )
         yield chunk, {name: columns[name].without_null() for name in keep}
         start += len(batch)
-
-
-@dataclass(frozen=True)
-class _ColumnChunk:
-    """One column of one record batch, and the words that say where a value of it stands."""
-
-    path: Path
-    name: str
-    start: int
-    values: pa.Array
-
-    def error(self, row: int, sentence: str) -> DataError:
-        return DataError(f"{self.path}: column {self.name!r}, row {self.start + row} (counted from 0): {sentence}")
-
-    def without_null(self) -> pa.Array:
-        if self.values.null_count:
-            row = int(self.values.is_null().to_numpy(zero_copy_only=False).argmax())
-            raise self.error(row, "null; a value is expected in every row, so fill it in or drop the row.")
-        return self.values
-
-    def to_numpy(self) -> np.ndarray:
-        return self.without_null().to_numpy(zero_copy_only=False)
-
-    def refuse(self, is_bad: np.ndarray, found: np.ndarray, expected: str) -> None:
-        """Raise for the first row that ``is_bad`` (n,) marks."""
-        if is_bad.any():
-            row = int(is_bad.argmax())
-            raise self.error(row, f"found {found[row]}; {expected}.")
-
-
-def _check_types(path: Path, arrow: pa.Schema, schema: DatasetSchema, names: Sequence[str]) -> None:
-    integer, floating = pa.types.is_integer, pa.types.is_floating
-
-    def is_list_of_ids(kind: pa.DataType) -> bool:
-        types = pa.types
-        is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        return is_list and integer(kind.value_type)
-
-    def is_number(kind: pa.DataType) -> bool:
-        return integer(kind) or floating(kind)
-
-    def is_group(kind: pa.DataType) -> bool:
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        return integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-    expected: list[tuple[str, Callable[[pa.DataType], bool], str]] = [
-        (schema.item_col, integer, "integer ids"),
-        (schema.history_col, is_list_of_ids, "lists of integer ids"),
-    ]
-    for column in schema.context_columns:
-        numeric = column.type == "numeric"
-        what = "numbers" if numeric else "integer ids"
-        expected.append((column.name, is_number if numeric else integer, f"{what} (type: {column.type})"))
-    if schema.label_col in names:
-        expected.append((schema.label_col, lambda kind: is_number(kind) or pa.types.is_boolean(kind), "labels 0 and 1"))
-    if schema.group_id is not None and schema.group_id in names:
-        expected.append((schema.group_id, is_group, "integer or text ids (group_id)"))
-    for name, accepts, what in expected:
-        kind = arrow.field(name).type
-        if not accepts(kind):
-            raise DataError(f"{path}: column {name!r} has type {kind}; {what} are expected, so convert it.")
 
 
 def _batches(path: Path, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -284,58 +221,6 @@ def _runs_of_row_groups(metadata: pq.FileMetaData, rows: int) -> Iterator[list[i
         if held >= rows or group == metadata.num_row_groups - 1:
             yield run
             run, held = [], 0
-
-
-def _targets(chunk: _ColumnChunk, index_of: Callable[[np.ndarray], np.ndarray], if_unknown: str) -> np.ndarray:
-    ids = chunk.to_numpy()
-    chunk.refuse(ids == 0, ids, "0 is the padding item and cannot be a target")
-    index = index_of(ids)
-    chunk.refuse(index < 0, ids, f"the item table has no such id; {if_unknown}")
-    return index
-
-
-def _histories(
-    chunk: _ColumnChunk, index_of: Callable[[np.ndarray], np.ndarray], max_len: int, if_unknown: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return item indices (kept,) int32, oldest first, and how many belong to each row, (n,) int64."""
-    lengths = pc.fill_null(pc.list_value_length(chunk.values), 0).to_numpy(zero_copy_only=False)
-    flat = chunk.values.flatten()
-    ids = (pc.fill_null(flat, 0) if flat.null_count else flat).to_numpy()
-    ends = np.cumsum(lengths, dtype=np.int64)
-    real = np.flatnonzero(ids != 0)  # several times as fast as of the numbers themselves
-    ids = ids[real]
-    bounds = np.searchsorted(real, ends)  # real items before the end of each row
-    index = index_of(ids)
-    if len(index) and index.min() < 0:
-        at = int((index < 0).argmax())
-        row = int(np.searchsorted(bounds, at, side="right"))
-        raise chunk.error(row, f"found id {ids[at]}, which the item table lacks; {if_unknown}.")
-    counts = np.diff(bounds, prepend=0)
-    if len(counts) and counts.max() > max_len:
-        from_end = np.repeat(bounds, counts) - np.arange(len(index))  # 1 for the latest item of a row
-        index = index[from_end <= max_len]
-        counts = np.minimum(counts, max_len)
-    return index, counts
-
-
-def _context(chunk: _ColumnChunk, column: Column) -> np.ndarray:
-    values = chunk.to_numpy()
-    if column.type == "numeric":
-        with np.errstate(over="ignore"):  # too large for float32: refused as inf below
-            numbers = values.astype(np.float32)
-        chunk.refuse(~np.isfinite(numbers), values, "a finite number within float32 is expected")
-        return numbers
-    limit = LARGEST_ID if column.vocab_size is None else column.vocab_size
-    bound = "the largest id" if column.vocab_size is None else f"vocab_size={limit} in the YAML"
-    outside = (values < 0) | (values >= limit)
-    chunk.refuse(outside, values, f"an id in 0..{limit - 1} is expected ({bound})")
-    return values.astype(np.int32)
-
-
-def _labels(chunk: _ColumnChunk) -> np.ndarray:
-    values = chunk.to_numpy()
-    chunk.refuse((values != 0) & (values != 1), values, "a label must be 0 or 1")
-    return values.astype(np.float32)
 
 
 class GroupNumbers:

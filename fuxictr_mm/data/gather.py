@@ -1,7 +1,4 @@
-"""From rows to batches.
-
-Apart from the rows because prediction gathers from chunks of a file what training gathers from all of it.
-"""
+"""From rows to batches, whether the rows are a whole split (training) or a chunk of a file (prediction)."""
 
 from collections.abc import Iterator
 

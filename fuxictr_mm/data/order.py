@@ -1,4 +1,4 @@
-"""In which order the rows of an epoch come: it follows from the seed and the epoch alone, before a row is read."""
+"""The order of the rows of an epoch. It follows from the seed and the epoch alone, before a row is read."""
 
 from dataclasses import dataclass
 

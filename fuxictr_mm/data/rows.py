@@ -1,6 +1,6 @@
-"""The rows of a split as training holds them: few bytes each, and so laid out that batches are gathered quickly.
+"""The rows of a split as training holds them: few bytes each, and laid out so that batches are gathered quickly.
 
-Apart from the contract, which says what a good file is: here nothing is checked any more but whether memory suffices.
+The contract has checked them; the only question left is whether memory suffices.
 """
 
 import hashlib
@@ -122,13 +122,7 @@ def length_type(max_len: int) -> np.dtype:
 
 def interleave(chunk: Split) -> np.ndarray:
     """Histories and targets of a chunk, (total + N,) int32, in the order of :attr:`Rows.items`."""
-    items = np.empty(len(chunk.history_values) + len(chunk), np.int32)
-    last = chunk.history_offsets[1:] + np.arange(len(chunk))
-    is_history = np.ones(len(items), bool)
-    is_history[last] = False
-    items[last] = chunk.item
-    items[is_history] = chunk.history_values
-    return items
+    return np.insert(chunk.history_values, chunk.history_offsets[1:], chunk.item)
 
 
 def columns_of(chunk: Split, schema: DatasetSchema) -> dict[str, np.ndarray]:
