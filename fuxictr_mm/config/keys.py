@@ -181,8 +181,8 @@ def _file(reader: str) -> Key:
     return Key(str | None, reader, dataset=True, path=True, content=True, machine=True)
 
 
-# Model, loader and fit declare further keys by their annotations; those here are read by nobody's signature of ours, or
-# need to be known of beyond their type.
+# Models and fit declare further keys by their annotations. Those here are read by nobody's signature of ours or by the
+# loader's, which config does not import (a test compares the two), or need to be known of beyond their type.
 KEYS: dict[str, Key] = {
     "model": Key(str, "runner", required=True),
     "model_id": Key(str, "runner", fixed=True),

@@ -1,7 +1,7 @@
 """Batches of ids, from rows in memory or on disk: a few operations per batch, no Python per row."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -11,6 +11,7 @@ import torch
 from fuxictr.pytorch.torch_utils import get_device
 
 from fuxictr_mm.batch import ItemColumns, MultimodalBatch
+from fuxictr_mm.config.keys import NonNegative, Positive, check_arguments
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.order import EpochOrder
@@ -63,33 +64,31 @@ class MMCTRDataLoader:
 
     Raises:
         DataError: the split breaks the data contract.
-        ConfigError: there is no item table to read, or the rows do not fit into memory.
+        ConfigError: an argument has a wrong value, there is no item table to read, or the rows do not fit into memory.
     """
 
     num_blocks = 1
 
+    @check_arguments
     def __init__(
         self,
         feature_map: Any,
         data_path: str | Path,
         item_info: str | Path | None = None,
-        batch_size: int = 32,
+        batch_size: Positive = 32,
         shuffle: bool = False,
         num_workers: int = 1,
-        max_len: int = 100,
+        max_len: Positive = 100,
         *,
         split: str = "train",
-        seed: int = 20242025,
+        seed: NonNegative = 20242025,
         trim: bool = True,
         stream: bool = False,
         length_buckets: bool = False,
         gpu: int = -1,
-        similarity: Iterable[str] = (),
+        similarity: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        for key, value in (("stream", stream), ("length_buckets", length_buckets)):
-            if not isinstance(value, bool):
-                raise ConfigError(f"{key}={value!r} must be True or False.")
         path = Path(data_path)
         if path.suffix != ".parquet":
             path = path.with_name(path.name + ".parquet")
@@ -158,13 +157,12 @@ class MMCTRDataLoader:
         return self._rows.fingerprint
 
 
-def item_columns(table: ItemTable, schema: DatasetSchema, compared: Iterable[str] = ()) -> ItemColumns:
+def item_columns(table: ItemTable, schema: DatasetSchema, compared: Sequence[str] = ()) -> ItemColumns:
     """The columns of a table that batches need; the same object while anybody uses that of a file.
 
     Those are the columns of ``schema``, but of ``type: meta`` only those that are ``compared``; and the item id where
     vectors are trained, for they are found by it.
     """
-    compared = tuple(compared or ())
     names = [column.name for column in schema.item_columns if column.type != "meta" or column.name in compared]
     if schema.item_col not in names and not all(column.freeze_emb for column in schema.item_columns):
         names.append(schema.item_col)

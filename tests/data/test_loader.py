@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.config.keys import KEYS, annotations_of
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.columns import ItemColumn
@@ -193,3 +194,38 @@ def test_only_a_test_split_may_lack_labels(files: Path) -> None:
 def test_without_an_item_table_there_is_nothing_to_load(files: Path) -> None:
     with pytest.raises(ConfigError, match="the feature map names no item table and 'item_info' is not set"):
         MMCTRDataLoader(tiny_feature_map(), files / "train.parquet")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("stream", "yes", "found 'yes'; True or False is expected"),
+        ("length_buckets", 1, "found 1; True or False is expected"),
+        ("trim", None, "found None; True or False is expected"),
+        ("shuffle", "no", "found 'no'; True or False is expected"),
+        ("batch_size", 0, "found 0; at least 1 is expected"),
+        ("max_len", 2.5, "found 2.5; a whole number is expected"),
+        ("seed", -1, "found -1; at least 0 is expected"),
+        ("similarity", "item_emb", "a list, not text, is expected"),
+    ],
+)
+def test_a_wrong_argument_is_refused_in_a_sentence(files: Path, key: str, value: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"key '{key}': .*{expected}"):
+        loader(files, **{key: value})
+
+
+def test_the_keys_of_an_experiment_have_the_types_of_the_arguments() -> None:
+    types = annotations_of(MMCTRDataLoader.__init__)
+    keys = {name for name in types if name in KEYS and KEYS[name].reader == "loader"} | {"seed", "gpu"}
+    assert keys == {
+        "num_workers",
+        "batch_size",
+        "shuffle",
+        "max_len",
+        "trim",
+        "stream",
+        "length_buckets",
+        "seed",
+        "gpu",
+    }
+    assert {name: types[name] for name in keys} == {name: KEYS[name].type for name in keys}

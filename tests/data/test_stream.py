@@ -318,12 +318,6 @@ def test_long_rows_make_smaller_windows(folder: Path, monkeypatch: pytest.Monkey
     assert sum(len(rows) for rows in epoch(streamed)) == N
 
 
-@pytest.mark.parametrize("key", ["stream", "length_buckets"])
-def test_switches_are_true_or_false(folder: Path, key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}='yes' must be True or False"):
-        loader(folder, **{key: "yes"})
-
-
 def test_batches_of_both_forms_unpack_alike(folder: Path) -> None:
     for ours, theirs in zip(loader(folder, shuffle=False), loader(folder, shuffle=False, stream=False), strict=True):
         for part, other in zip(ours, theirs, strict=True):
