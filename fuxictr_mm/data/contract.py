@@ -133,7 +133,7 @@ def iter_split(
         schema: roles of the columns; the last ``schema.max_len`` items of each history are kept.
         item_ids: (n_items,) int64 distinct raw ids in any order; ``item_ids[i]`` has item index i + 1.
         label: whether to read (and so to demand) the label column.
-        keep: columns that are handed over as they stand in the file besides, without null.
+        keep: further columns to hand over as they are in the file; null is refused in them.
         chunk_rows: most rows of a chunk, 32,768 by default.
         if_unknown: what the user should do about an id that ``item_ids`` lacks.
 

@@ -109,18 +109,18 @@ class MMCTRDataLoader:
         required = split != "test"
         if stream:
             self._rows = stream_split(path, schema, table.item_ids, feature_map.data_dir, require_label=required)
-            held = f"streamed from {self._rows.path}, {self._rows.window_rows:,} rows at a time; {{}} on disk"
+            held = f"streamed from {self._rows.path}, {self._rows.window_rows:,} rows at a time"
         else:
             rows = read_rows(path, schema, table.item_ids, require_label=required)
             if not _fits(rows.nbytes, self._device):
                 self._device = torch.device("cpu")
             self._rows = rows.to(self._device)
-            held = f"resident on {self._device}: {{}}"
+            held = f"resident on {self._device}"
         self.num_samples = len(self._rows)
         self.has_label = schema.label_col in self._rows.columns
         size = self._rows.nbytes
-        size_and_share = f"{size / 1e6:,.1f} MB, {size / self.num_samples:.1f} bytes per row"
-        logging.info(f"{path.name}: {self.num_samples:,} rows {held.format(size_and_share)}")
+        share = size / self.num_samples
+        logging.info(f"{path.name}: {self.num_samples:,} rows {held}: {size / 1e6:,.1f} MB, {share:.1f} bytes per row")
 
     def __len__(self) -> int:
         return (self.num_samples + self.batch_size - 1) // self.batch_size

@@ -71,7 +71,7 @@ class Rows:
     def fingerprint(self) -> str:
         """Hexadecimal digest of targets, histories, context and labels."""
         digest = RowDigest()
-        digest.update(self.items.cpu().numpy(), self.lengths, self.columns, self.group)
+        digest.update(self)
         return digest.hexdigest()
 
 
@@ -81,12 +81,11 @@ class RowDigest:
     def __init__(self) -> None:
         self._of: dict[str, hashlib.blake2b] = {}
 
-    def update(
-        self, items: np.ndarray, lengths: np.ndarray, columns: Mapping[str, torch.Tensor], group: str | None
-    ) -> None:
-        """Take the next rows in; the arguments are those of :class:`Rows`."""
-        arrays = {f"column/{name}": values.cpu().numpy() for name, values in columns.items() if name != group}
-        for name, values in {"items": items, "lengths": lengths, **arrays}.items():
+    def update(self, rows: Rows) -> None:
+        """Take the next rows in; their group is left out."""
+        columns = {f"column/{name}": column for name, column in rows.columns.items() if name != rows.group}
+        arrays = {name: column.cpu().numpy() for name, column in columns.items()}
+        for name, values in {"items": rows.items.cpu().numpy(), "lengths": rows.lengths, **arrays}.items():
             digest = self._of.setdefault(f"{name} {values.dtype}", hashlib.blake2b(digest_size=16))
             digest.update(np.ascontiguousarray(values).data)
 
@@ -120,12 +119,12 @@ def length_type(max_len: int) -> np.dtype:
     return np.dtype(np.uint8 if max_len < 2**8 else np.int16 if max_len < 2**15 else np.int32)
 
 
-def interleave(chunk: Split) -> np.ndarray:
+def _interleave(chunk: Split) -> np.ndarray:
     """Histories and targets of a chunk, (total + N,) int32, in the order of :attr:`Rows.items`."""
     return np.insert(chunk.history_values, chunk.history_offsets[1:], chunk.item)
 
 
-def columns_of(chunk: Split, schema: DatasetSchema) -> dict[str, np.ndarray]:
+def _columns_of(chunk: Split, schema: DatasetSchema) -> dict[str, np.ndarray]:
     """The columns of :func:`column_types`; a chunk without groups has none."""
     found = dict(chunk.context)
     if chunk.group is not None and schema.group_id is not None:
@@ -147,7 +146,7 @@ def arrange(items: np.ndarray, lengths: np.ndarray, columns: Mapping[str, np.nda
 def arrange_split(chunk: Split, schema: DatasetSchema) -> Rows:
     """The rows of one chunk."""
     lengths = np.diff(chunk.history_offsets).astype(length_type(schema.max_len))
-    return arrange(interleave(chunk), lengths, columns_of(chunk, schema), schema.group_id)
+    return arrange(_interleave(chunk), lengths, _columns_of(chunk, schema), schema.group_id)
 
 
 def read_rows(
@@ -167,14 +166,14 @@ def read_rows(
     items = np.empty(places, np.int32)
     row = place = 0
     for chunk in iter_whole_split(path, schema, item_ids, require_label=require_label, progress=progress):
-        part = interleave(chunk)
+        part = _interleave(chunk)
         if place + len(part) > len(items):
             items = np.concatenate([items[:place], np.empty(len(items) // 2 + len(part), np.int32)])
         items[place : place + len(part)] = part
         place += len(part)
         rows = slice(row, row + len(chunk))
         lengths[rows] = np.diff(chunk.history_offsets)
-        for name, values in columns_of(chunk, schema).items():
+        for name, values in _columns_of(chunk, schema).items():
             columns.setdefault(name, np.empty(n_rows, values.dtype))[rows] = values
         row = rows.stop
     items.resize(place, refcheck=False)

@@ -24,7 +24,7 @@ from fuxictr_mm.data.contract import CHUNK_ROWS, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.data.rows import RowDigest, Rows, arrange, arrange_split, column_types, length_type
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet
+from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet, remove_leftovers
 
 __all__ = ["BLOCK_ROWS", "StreamedRows", "stream_split"]
 
@@ -38,10 +38,10 @@ WINDOW_BYTES = 128 << 20
 class StreamedRows:
     """The rows of one arranged file.
 
-    The file has a record batch for each block. Its first column is the list of a row's items (history, oldest first,
-    then the target), the others are those of :class:`~fuxictr_mm.data.rows.Rows`, as narrow as there. A batch without
-    rows ends the file; its metadata says in JSON what is in the others, and what each sums to, which Arrow does not
-    check.
+    The file has one record batch per block. The first column holds the list of a row's items (its history, oldest
+    first, then its target), the others are the columns of :class:`~fuxictr_mm.data.rows.Rows` in their narrow types.
+    The last batch has no rows: its metadata describes the file in JSON and holds the CRC-32 of every block, because
+    Arrow IPC has no checksums.
 
     Args:
         path: what :func:`stream_split` has written.
@@ -90,8 +90,8 @@ class StreamedRows:
     def windows(self, order: EpochOrder, start: int) -> Iterator[tuple[Rows, np.ndarray]]:
         """Yield the rows of an epoch from its row number ``start`` on: rows, and the order in which they come.
 
-        All but the last are whole batches, if ``start`` is a multiple of the batch size. What lies before ``start`` is
-        not read, but for the rest of the window in which it is.
+        All but the last are whole batches, if ``start`` is a multiple of the batch size. Windows that end before
+        ``start`` are not read.
         """
         size = max(self.window_rows // order.batch_size, 1) * order.batch_size
         blocks = order.of_blocks(len(self._sums))
@@ -172,6 +172,7 @@ def stream_split(
         chunks = iter_whole_split(path, schema, item_ids, require_label=require_label)
         parts = (arrange_split(chunk, schema) for chunk in chunks)
         about = {"format": FORMAT, "group": schema.group_id, "length_type": length_type(schema.max_len).str}
+        remove_leftovers(file)
         try:
             with atomic_write(file) as temporary:
                 _write(temporary, parts, arrow, about)
@@ -184,7 +185,7 @@ def stream_split(
 
 
 def _ranges(schema: DatasetSchema) -> list[int | None]:
-    """What the contract checks of context columns, beside their types: a file that has passed has passed for these."""
+    """What the contract checks of context columns besides their types; an arranged file has passed for these only."""
     return [column.vocab_size for column in schema.context_columns]
 
 
@@ -195,13 +196,12 @@ def _write(path: Path, parts: Iterator[Rows], schema: pa.Schema, about: dict[str
     assert CHUNK_ROWS % BLOCK_ROWS == 0  # only the last block of a file may be short
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in parts:
-            items = part.items.numpy()
-            digest.update(items, part.lengths, part.columns, part.group)
+            digest.update(part)
             n_rows += len(part)
             n_bytes += part.nbytes - part.end.nbytes
             offsets = np.concatenate([np.zeros(1, np.int32), part.end.numpy()])
             columns = [part.columns[name].numpy() for name in schema.names[1:]]
-            arrays = [pa.ListArray.from_arrays(offsets, items), *map(pa.array, columns)]
+            arrays = [pa.ListArray.from_arrays(offsets, part.items.numpy()), *map(pa.array, columns)]
             batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
             for start in range(0, len(part), BLOCK_ROWS):
                 block = batch[start : start + BLOCK_ROWS]
@@ -216,7 +216,8 @@ def _write(path: Path, parts: Iterator[Rows], schema: pa.Schema, about: dict[str
         }
         # Only now is all of it known, and a schema's metadata would have to be written first.
         text = json.dumps(about)
-        writer.write_batch(batch[:0], custom_metadata={"about": text, "sum": str(zlib.crc32(text.encode()))})
+        end = pa.RecordBatch.from_pylist([], schema=schema)
+        writer.write_batch(end, custom_metadata={"about": text, "sum": str(zlib.crc32(text.encode()))})
 
 
 def _described(schema: pa.Schema) -> list[list[str]]:

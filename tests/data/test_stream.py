@@ -305,6 +305,17 @@ def test_two_that_arrange_the_same_split_at_once_both_end_whole(folder: Path, mo
     assert len(files(folder)) == 1
 
 
+def test_what_a_killed_process_left_goes_and_files_of_other_formats_stay(folder: Path) -> None:
+    before = epoch(loader(folder))
+    (file,) = files(folder)
+    file.unlink()
+    left, old = file.with_name(f".{file.name}.99999999-abc.tmp"), file.with_suffix(".rows")
+    left.write_bytes(b"half")
+    old.write_bytes(b"another format")
+    assert epoch(loader(folder)) == before
+    assert files(folder) == [file, old] and old.read_bytes() == b"another format"
+
+
 def test_a_place_that_cannot_be_written_to(folder: Path) -> None:
     (folder / "processed").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match=r"cannot be written .*stream: True needs room"):
