@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_type_hints
 
+import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fuxictr_mm.errors import ConfigError
@@ -67,8 +68,10 @@ def check_value(where: str, annotation: Any, value: Any) -> Any:
     Raises:
         ConfigError: what is found and what is expected.
     """
+    # A script may count with numpy; what it counts is a plain number all the same.
+    plain = value.item() if isinstance(value, np.generic) else value
     try:
-        return _adapter(annotation).validate_python(value)
+        return _adapter(annotation).validate_python(plain)
     except ValidationError as err:
         found = f"found {value!r}"
         if isinstance(value, str) and _EXPONENT.fullmatch(value):

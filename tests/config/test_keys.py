@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from fuxictr_mm.config.keys import (
@@ -55,6 +56,12 @@ def test_what_is_admitted_comes_back(annotation: Any, value: Any) -> None:
 def test_what_is_not_admitted_is_one_sentence(annotation: Any, value: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(f'key x: {sentence}')}$"):
         check_value("key x", annotation, value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert check_value("x", Positive, np.int64(5)) == 5 and check_value("x", Share, np.float32(0.5)) == 0.5
+    with pytest.raises(ConfigError, match=r"at least 1 is expected"):
+        check_value("x", Positive, np.int64(0))
 
 
 def test_a_constructor_refuses_before_it_runs() -> None:
