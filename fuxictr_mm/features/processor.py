@@ -15,7 +15,7 @@ from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.table import ItemTable, build_item_table
 from fuxictr_mm.files import atomic_write
 
-__all__ = ["MultimodalFeatureProcessor"]
+__all__ = ["MultimodalFeatureProcessor", "refuse_rebuild"]
 
 
 class MultimodalFeatureProcessor(FeatureProcessor):
@@ -57,7 +57,7 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         data_root: str | os.PathLike[str] = "../data/",
         **params: Any,
     ) -> None:
-        _refuse_rebuild(params.get("rebuild_dataset", True))
+        refuse_rebuild(params.get("rebuild_dataset", True))
         # Copies, because fit fills in what the item table decides.
         columns = [{"active": True, **column} for column in feature_cols]
         _check_dtypes(columns, label_col)
@@ -82,7 +82,7 @@ class MultimodalFeatureProcessor(FeatureProcessor):
             ConfigError: a specification asks for what the data cannot give.
             DataError: an item file breaks the contract.
         """
-        _refuse_rebuild(rebuild_dataset)
+        refuse_rebuild(rebuild_dataset)
         table = build_item_table(self.schema, self.data_dir, **self._sources)
         for column in self.feature_cols:
             if column["active"]:
@@ -154,7 +154,12 @@ class MultimodalFeatureProcessor(FeatureProcessor):
                 self.item_table = item_table
 
 
-def _refuse_rebuild(rebuild_dataset: Any) -> None:
+def refuse_rebuild(rebuild_dataset: Any) -> None:
+    """Refuse FuxiCTR's default, which nothing here could carry out.
+
+    Raises:
+        ConfigError: ``rebuild_dataset`` is not False.
+    """
     if rebuild_dataset:
         raise ConfigError(
             "rebuild_dataset: True (FuxiCTR's default) would rewrite the data files, which nothing here needs: the "

@@ -9,6 +9,7 @@ import torch
 from fuxictr_mm.config.experiment import GROUP_METRICS, Experiment
 from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.processor import refuse_rebuild
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.models.base import MultimodalRankModel
 
@@ -101,8 +102,4 @@ def _check_columns(experiment: Experiment) -> None:
             f"{experiment.model_class.__name__} would leave the vectors as they are. Take the key out, or another "
             "model."
         )
-    if experiment.get("rebuild_dataset", True):
-        raise ConfigError(
-            "rebuild_dataset: True (FuxiCTR's default) would rewrite the data files, which nothing here needs: the "
-            "loader reads them directly; set 'rebuild_dataset: False'."
-        )
+    refuse_rebuild(experiment.get("rebuild_dataset", True))
