@@ -12,6 +12,7 @@ from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.processor import refuse_rebuild
 from fuxictr_mm.files import open_parquet
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.training.loop import check_evaluations
 
 __all__ = ["check_runs"]
 
@@ -54,7 +55,8 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
                 raise ConfigError(f"{path}: its rows have no labels, so there is no test AUC to compare.")
         if compares_test and not experiment.get("test_data"):
             raise ConfigError(f"dataset {experiment.dataset_id}: there is no 'test_data', so no test AUC to compare.")
-        _check_evaluations(experiment)
+        rows = open_parquet(experiment["train_data"]).metadata.num_rows
+        check_evaluations(experiment.get("eval_steps"), experiment["epochs"], -(-rows // experiment["batch_size"]))
 
 
 def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float]:
@@ -74,17 +76,6 @@ def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float
         if len(found) > 1:
             break
     return found
-
-
-def _check_evaluations(experiment: Experiment) -> None:
-    rows = open_parquet(experiment["train_data"]).metadata.num_rows
-    per_epoch = -(-rows // experiment["batch_size"])
-    steps, every = experiment["epochs"] * per_epoch, experiment.get("eval_steps")
-    if every and every > steps:
-        raise ConfigError(
-            f"eval_steps={every} is more than the {steps} steps of this training ({experiment['epochs']} epochs of "
-            f"{per_epoch} batches): nothing would be evaluated or saved; make it smaller."
-        )
 
 
 def _check_optimizer(experiment: Experiment) -> None:

@@ -110,7 +110,7 @@ def run_experiment(
 
 
 def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any]], None]]) -> Result:
-    params: dict[str, Any] = {"gpu": -1, **experiment.params}
+    params = dict(experiment.params)
     fingerprint, commit = experiment.fingerprint(), current_commit()
     log = RunLog(experiment.file(".log"))
     logging.info("Params: " + print_to_json(params))

@@ -58,11 +58,11 @@ class Trained:
             ConfigError: the experiment has not been trained here.
             DataError: the weights are damaged or do not fit.
         """
-        params: dict[str, Any] = {"gpu": -1, **experiment.params}
-        warn_without_gpu(params)
         if weights is None:
             experiment = as_trained(experiment)
-            params = {"gpu": -1, **experiment.params}
+        params = dict(experiment.params)
+        warn_without_gpu(params)
+        if weights is None:
             feature_map = read_feature_map(experiment.file(".feature_map.json"), params)
         else:
             feature_map, _ = build_features(params)

@@ -21,9 +21,23 @@ from fuxictr_mm.training.replay import remaining_batches, rng_state, set_rng_sta
 from fuxictr_mm.training.signals import SignalInEvaluationError, Signals, UntilHeard
 from fuxictr_mm.training.step import EfficientModel
 
-__all__ = ["ResumableModel"]
+__all__ = ["ResumableModel", "check_evaluations"]
 
 CHEAP_METRICS = ("AUC", "logloss", "gAUC")
+
+
+def check_evaluations(eval_steps: int | None, epochs: int, steps_per_epoch: int) -> None:
+    """Refuse a training that would end before its first evaluation, and so keep no weights.
+
+    Raises:
+        ConfigError: see there; ``eval_steps`` of ``None`` or 0 are once per epoch.
+    """
+    last_step = epochs * steps_per_epoch
+    if (eval_steps or steps_per_epoch) > last_step:
+        raise ConfigError(
+            f"eval_steps={eval_steps} is more than the {last_step} steps of this training ({epochs} epochs of "
+            f"{steps_per_epoch} batches): nothing would be evaluated or saved; make it smaller."
+        )
 
 
 def _of_progress(name: str) -> Any:
@@ -146,12 +160,7 @@ class ResumableModel(EfficientModel):
             raise DataError("the training data hold no batch; look at train_data and batch_size.")
         if validation_data is None:
             raise ConfigError("fit needs validation_data: the best weights are those of the best evaluation.")
-        last_step = epochs * steps_per_epoch
-        if (self._eval_steps or steps_per_epoch) > last_step:
-            raise ConfigError(
-                f"eval_steps={self._eval_steps} is more than the {last_step} steps of this training ({epochs} epochs "
-                f"of {steps_per_epoch} batches): nothing would be evaluated or saved; make it smaller."
-            )
+        check_evaluations(self._eval_steps, epochs, steps_per_epoch)
 
     def _train(self, epochs: int, state: dict[str, Any] | None) -> None:
         progress = self.progress
