@@ -18,6 +18,7 @@ from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.data.stream import StreamedRows, stream_split
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.table import ItemTable, read_item_info
 
 __all__ = ["MMCTRDataLoader", "item_columns", "named_item_table"]
@@ -58,7 +59,8 @@ class MMCTRDataLoader:
         num_samples: rows of the split.
         num_blocks: 1, the host's word for "one file".
         schema: the roles of the columns.
-        n_items: number of items in the item table.
+        columns: of the items, as batches gather them.
+        training: the file in terms of the item table, for who asks it as a training split.
         has_label: whether the split can be evaluated.
         epoch: number of the epoch that the next iteration gives.
 
@@ -102,9 +104,10 @@ class MMCTRDataLoader:
         self.length_buckets = length_buckets
         self.epoch = 0
         self.schema = schema
-        self.n_items = table.n_items
+        self.training = TrainingSplit(path, schema, table.index_of, table.n_items)
         self._device = get_device(gpu)
-        self._gatherer = BatchGatherer(item_columns(table, schema, similarity), schema, trim=trim)
+        self.columns = item_columns(table, schema, similarity)
+        self._gatherer = BatchGatherer(self.columns, schema, trim=trim)
         self._rows: Rows | StreamedRows
         required = split != "test"
         if stream:

@@ -27,8 +27,8 @@ class SplitFindings:
         label_share: share of rows with label 1, ``None`` without labels.
         users: distinct values of the group column, ``None`` where the dataset names none.
         items: distinct target items.
-        cold_items, cold_rows: distinct targets that train has neither as target nor in a history, and their share of
-            the rows; 0 for train itself.
+        cold_items, cold_rows: distinct targets that nobody clicked in train, neither with label 1 nor by a history, and
+            their share of the rows.
         length_counts: (longest + 1,) rows per history length, padding not counted and nothing cut off.
         target_counts: (n_items + 1,) rows per target item.
     """
@@ -166,7 +166,7 @@ class Findings:
             cells = [name, split.rows, _percent(split.label_share), split.users, split.items, split.cold_items]
             rows.append([*cells, _percent(split.cold_rows), *lengths, _percent(empty)])
         blocks = [
-            f"Splits ({self.n_items:,} items; cold: never in train, neither as target nor in a history; "
+            f"Splits ({self.n_items:,} items; cold: nobody clicked it in train, with label 1 or by a history; "
             "history lengths on the right)",
             _table([*header, *history], rows),
         ]

@@ -19,6 +19,7 @@ from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.contract import Split, read_split
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.derivation import derivations_of
+from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.features.vector_files import iter_vectors, read_ids
@@ -46,7 +47,9 @@ def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Find
     item_table = ItemTable(sources.item_ids())
     own = _own_values(schema, sources, item_table)
     uncut = replace(schema, max_len=sys.maxsize)
-    seen = np.zeros(item_table.n_items + 1, bool)
+    if params.get("train_data") is None:
+        raise ConfigError("'train_data' is not set: cold items and users can only be judged against it.")
+    training = TrainingSplit(Path(params["train_data"]), schema, item_table.index_of, item_table.n_items)
     splits: dict[str, SplitFindings] = {}
     users: dict[str, pa.Array] = {}
     levels: list[LevelFindings] = []
@@ -55,23 +58,18 @@ def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Find
         if path is None:
             continue
         split = read_split(path, uncut, item_table.item_ids, require_label=name != "test", progress=progress)
-        if name == "train":
-            seen[split.item] = True
-            seen[split.history_values] = True
         if schema.group_id is not None:
             users[name] = _users(split.path, schema.group_id)
-        splits[name] = _describe(split, seen, users.get(name))
+        splits[name] = _describe(split, training.users_per_item == 0, users.get(name))
         levels += _compare(name, split, own)
-    if "train" not in splits:
-        raise ConfigError("'train_data' is not set: cold items and users can only be judged against it.")
     shared = {(a, b): _count_shared(users, a, b) for a, b in combinations(users, 2)}
     modalities = _modalities(schema, sources, item_table, progress)
     return Findings(item_table.n_items, splits, shared, modalities, levels)
 
 
-def _describe(split: Split, seen: np.ndarray, users: pa.Array | None) -> SplitFindings:
-    target_counts = np.bincount(split.item, minlength=len(seen))
-    is_cold = (target_counts > 0) & ~seen
+def _describe(split: Split, nobody: np.ndarray, users: pa.Array | None) -> SplitFindings:
+    target_counts = np.bincount(split.item, minlength=len(nobody))
+    is_cold = (target_counts > 0) & nobody
     return SplitFindings(
         rows=len(split),
         label_share=None if split.label is None else float(split.label.mean(dtype=np.float64)),

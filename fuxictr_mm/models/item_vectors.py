@@ -3,13 +3,14 @@
 Nothing here is learned, and nothing is embedded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.derive.folds import FOLDS, PAIRS, fold_of, view_of_fold, view_of_pair
 from fuxictr_mm.layers import cosines, unit_rows
 
 __all__ = ["ComparedVectors", "ItemVectors"]
@@ -37,10 +38,11 @@ class ItemVectors:
 
     Attributes:
         blocks: column -> its modalities and their widths, in the order in which they stand side by side. Click vectors
-            are one block: expected ones hold the vectors of targets, then those of histories, own ones the folds.
+            are one block.
         compared: as given.
         own_clicks: those of ``compared`` that hold items' own clicks.
         count: number M of blocks that are compared.
+        names: of those, ``column`` or, where a column has several, ``column.modality``.
 
     Raises:
         ConfigError: ``compared`` is no list of such columns.
@@ -60,11 +62,15 @@ class ItemVectors:
         self.compared = list(compared)
         self._clicks = {name: feature_map.features[name].get("click_vectors") for name in self.blocks}
         self.own_clicks = [name for name in self.compared if self._clicks[name] == "own"]
-        folds = {feature_map.features[name].get("click_folds", 0) for name in self.compared}
-        self._folds = max(folds, default=0)  # of users; own clicks of every column have the same
+        self._click_width = {name: feature_map.features[name].get("click_width") for name in self.blocks}
         self._group_id = feature_map.group_id
         self.item_col = item_col
-        self.count = sum(len(self.blocks[name]) for name in self.compared)
+        self.names = [
+            name if len(self.blocks[name]) == 1 else f"{name}.{modality}"
+            for name in self.compared
+            for modality, _ in self.blocks[name]
+        ]
+        self.count = len(self.names)
 
     def drop(self, batch: MultimodalBatch, share: float) -> MultimodalBatch:
         """Zero each modality of a random ``share`` of the distinct items, the same items in all its columns."""
@@ -92,7 +98,8 @@ class ItemVectors:
     def compare(self, batch: MultimodalBatch, training: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare each target with its history, but not with itself: a log that holds the click would give it away.
 
-        In ``training``, own clicks are those of the other users' folds, for the same reason.
+        In ``training``, click vectors are those of a view which the row's user has no part in, for the same reason
+        (:mod:`fuxictr_mm.features.derive.folds`); one of own clicks is drawn at random.
 
         Returns:
             (B, L, M) cosines, and (B, L, M) bool: False at padding, where the history item is the target, and where
@@ -107,53 +114,65 @@ class ItemVectors:
             ids = batch.items[self.item_col][index]
             # 0: items that training did not know have no id of their own.
             is_other_BL = is_other_BL & ((ids[:, :-1] != ids[:, -1:]) | (ids[:, -1:] == 0))
-        rows_of_folds = self._rows_of_folds(batch) if training and self._folds else None
         found, known = [], []
-        for name in self.compared:
-            if rows_of_folds is None or name not in self.own_clicks:
-                parts = [_compared(vectors, index) for vectors in self._units_of(name, batch.items)]
-            else:
-                cosine_BL = torch.zeros(is_other_BL.shape, device=index.device)
-                is_known_BL = torch.zeros_like(is_other_BL)
-                for fold, rows in enumerate(rows_of_folds):
-                    if len(rows):
-                        (vectors,) = self._units_of(name, batch.items, 1 + fold)
-                        cosine_BL[rows], is_known_BL[rows] = _compared(vectors, index[rows])
-                parts = [(cosine_BL, is_known_BL)]
-            found += [cosine_BL for cosine_BL, _ in parts]
-            known += [is_known_BL & is_other_BL for _, is_known_BL in parts]
+        for vectors, index_of_view in self._blocks_of(batch, training):
+            found.append(cosines(vectors.target_UW, vectors.history_UW, index_of_view))
+            is_known_target_B1 = vectors.is_known_target_U[index_of_view[:, -1:]]
+            known.append(vectors.is_known_history_U[index_of_view[:, :-1]] & is_known_target_B1 & is_other_BL)
         return torch.stack(found, dim=-1), torch.stack(known, dim=-1)
 
-    def _units_of(self, name: str, items: Mapping[str, torch.Tensor], view: int = 0) -> list[ComparedVectors]:
-        """The vectors of one column; of own clicks those of all users, or of all but the users of fold ``view`` - 1."""
+    def known_targets(self, batch: MultimodalBatch, training: bool = False) -> torch.Tensor:
+        """(B, M) bool: which targets have a vector to be compared by, where ``compare`` would look for one."""
+        found = [part.is_known_target_U[index[:, -1]] for part, index in self._blocks_of(batch, training)]
+        return torch.stack(found, dim=-1)
+
+    def _blocks_of(self, batch: MultimodalBatch, training: bool) -> Iterator[tuple[ComparedVectors, torch.Tensor]]:
+        """For each block, the vectors of items, and (B, L + 1) the rows of them that the batch compares."""
+        for name in self.compared:
+            if training and self._clicks[name]:
+                views, vectors = self._views(name, batch.items)
+                view_B = self._view_of_rows(name, batch)
+                yield vectors, batch.item_index * views + view_B.unsqueeze(1)
+            else:
+                yield from ((vectors, batch.item_index) for vectors in self._units_of(name, batch.items))
+
+    def _units_of(self, name: str, items: Mapping[str, torch.Tensor]) -> list[ComparedVectors]:
+        """The vectors of one column; of clicks those of all users."""
+        values, width = self._values(name, items), self._click_width[name]
+        if self._clicks[name] == "expected":
+            target, history = values[:, : 2 * width].chunk(2, dim=-1)
+            return [ComparedVectors(*unit_rows(target), *unit_rows(history))]
+        if self._clicks[name] == "own":
+            parts = [values[:, :width]]
+        else:
+            parts = list(values.split([size for _, size in self.blocks[name]], dim=-1))
+        return [ComparedVectors(*unit, *unit) for unit in map(unit_rows, parts)]
+
+    def _views(self, name: str, items: Mapping[str, torch.Tensor]) -> tuple[int, ComparedVectors]:
+        """The vectors of a column of clicks in all views, (U V, W), and the number V of views."""
+        values, width = self._values(name, items), self._click_width[name]
+        if self._clicks[name] == "expected":
+            target, history = values.view(-1, 2 * width).chunk(2, dim=-1)
+            return 1 + FOLDS, ComparedVectors(*unit_rows(target), *unit_rows(history))
+        unit = unit_rows(values.view(-1, width))
+        return 1 + len(PAIRS), ComparedVectors(*unit, *unit)
+
+    def _view_of_rows(self, name: str, batch: MultimodalBatch) -> torch.Tensor:
+        """(B,) the view of a column of clicks that each training row is compared in."""
+        if self._group_id is None or self._group_id not in batch.context:
+            raise ConfigError(
+                f"similarity of {name}: training needs the user of each row, group_id={self._group_id!r}, and the "
+                f"batch has {sorted(batch.context)}; name the users' column in the dataset's 'group_id'."
+            )
+        fold_B = fold_of(batch.context[self._group_id].to(batch.item_index.device).long())
+        if self._clicks[name] == "expected":
+            return view_of_fold(fold_B)
+        return view_of_pair(fold_B, torch.randint_like(fold_B, 1, FOLDS))
+
+    def _values(self, name: str, items: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if name not in items:
             raise ConfigError(
                 f"the batch has no item column {name!r}, which is compared; found {sorted(items)}. Give the loader "
                 "the model's 'similarity' too."
             )
-        values = items[name].float()
-        if self._clicks[name] == "expected":
-            target, history = values.chunk(2, dim=-1)
-            return [ComparedVectors(*unit_rows(target), *unit_rows(history))]
-        if name in self.own_clicks:
-            blocks = [values.chunk(1 + self._folds, dim=-1)[view]]
-        else:
-            blocks = list(values.split([width for _, width in self.blocks[name]], dim=-1))
-        return [ComparedVectors(*unit, *unit) for unit in map(unit_rows, blocks)]
-
-    def _rows_of_folds(self, batch: MultimodalBatch) -> list[torch.Tensor]:
-        """For each fold of users, the rows of the batch that are theirs."""
-        if self._group_id is None or self._group_id not in batch.context:
-            raise ConfigError(
-                f"similarity of own clicks: training needs the user of each row, group_id={self._group_id!r}, and the "
-                f"batch has {sorted(batch.context)}; name the users' column in the dataset's 'group_id'."
-            )
-        fold_B = batch.context[self._group_id].to(batch.item_index.device).remainder(self._folds)
-        return [(fold_B == fold).nonzero().squeeze(1) for fold in range(self._folds)]
-
-
-def _compared(vectors: ComparedVectors, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L) cosines of the targets with their histories, and whether both vectors are known."""
-    is_known_target_B1 = vectors.is_known_target_U[index[:, -1:]]
-    is_known_BL = vectors.is_known_history_U[index[:, :-1]] & is_known_target_B1
-    return cosines(vectors.target_UW, vectors.history_UW, index), is_known_BL
+        return items[name].float()

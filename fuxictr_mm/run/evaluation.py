@@ -6,22 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.training.metrics import evaluate_metrics
 
-__all__ = ["FREQUENCIES", "Evaluation", "clicks_per_item", "evaluate_split"]
+__all__ = ["FREQUENCIES", "Evaluation", "evaluate_split", "unknown_targets"]
 
-# Clicks of the target item in training: from, below.
+AT_ONCE = 8192  # targets whose vectors are held together
+# Users who clicked the target in training: from, below.
 FREQUENCIES = {"cold": (0, 1), "rare": (1, 5), "warm": (5, math.inf)}
-
-
-def clicks_per_item(train: MMCTRDataLoader) -> np.ndarray:
-    """Return (n_items + 1,) int: how many rows with label 1 each item has as target; index 0 is padding."""
-    counts = np.zeros(train.n_items + 1, np.int64)
-    for targets, labels in train.in_file_order(train.schema.label_col):
-        counts += np.bincount(targets[labels == 1], minlength=len(counts))
-    return counts
 
 
 @dataclass(frozen=True)
@@ -30,9 +25,10 @@ class Evaluation:
 
     Attributes:
         overall: metric -> value over all rows.
-        by_frequency: ``"cold"``, ``"rare"``, ``"warm"`` -> the same over the rows whose target has 0, 1 to 4, or 5 and
-            more clicks in training, with ``items`` and ``rows``, how many distinct targets and rows that are. A group
-            without rows is left out; a metric that it cannot have, as AUC where all labels are equal, is ``None``.
+        by_frequency: ``"cold"``, ``"rare"``, ``"warm"`` -> the same over the rows whose target has been clicked by
+            0, 1 to 4, or 5 and more users in training, with ``items`` and ``rows``, how many distinct targets and rows
+            that are. A group without rows is left out; a metric that it cannot have, as AUC where all labels are equal,
+            is ``None``.
         auc_error: standard error of the AUC over all rows, as if rows were independent.
     """
 
@@ -48,7 +44,7 @@ def evaluate_split(model: Any, loader: MMCTRDataLoader, metrics: list[str], clic
         model: with the host's ``predict``.
         loader: a split with labels that is not shuffled.
         metrics: names.
-        clicks: of :func:`clicks_per_item`.
+        clicks: (n_items + 1,) users per item, of ``TrainingSplit.users_per_item``.
     """
     schema = loader.schema
     grouped = [] if schema.group_id is None else [schema.group_id]
@@ -72,6 +68,47 @@ def evaluate_split(model: Any, loader: MMCTRDataLoader, metrics: list[str], clic
     return Evaluation(
         overall, by_frequency, _auc_error(overall.get("AUC", math.nan), positives, len(labels) - positives)
     )
+
+
+def unknown_targets(
+    model: Any, loader: MMCTRDataLoader, training: bool = False
+) -> dict[str, dict[str, int | float | None]]:
+    """How much it tells of the label that a target has no vector to be compared by.
+
+    Args:
+        model: one of ours.
+        loader: a split with labels.
+        training: look for vectors where training does, which is by fewer clicks.
+
+    Returns:
+        compared modality -> ``rows`` whose target has no vector, ``label_share``, that of label 1 among them, and
+        ``known_label_share``, that among all others; a share of no rows is ``None``. Empty where nothing is compared.
+    """
+    vectors, schema = model.vectors, loader.schema
+    if not vectors.count:
+        return {}
+    names = [schema.label_col, *([] if schema.group_id is None else [schema.group_id])]
+    counts = np.zeros((2, 2, vectors.count), np.int64)  # unknown or known, label 0 or 1
+    table = loader.columns.on(torch.device("cpu"))
+    for targets, *columns in loader.in_file_order(*names):
+        for start in range(0, len(targets), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            context = {name: torch.from_numpy(values[part]) for name, values in zip(names, columns)}
+            ids = torch.from_numpy(targets[part]).unsqueeze(1)
+            batch = MultimodalBatch.from_ids(context, ids, torch.zeros(len(ids), 0, dtype=torch.bool), table)
+            known = vectors.known_targets(batch, training).numpy()
+            for label in (0, 1):
+                rows = known[columns[0][part] == label]
+                counts[:, label] += np.stack([(~rows).sum(axis=0), rows.sum(axis=0)])
+    unknown, known_rows = counts.sum(axis=1)
+    return {
+        name: {
+            "rows": int(unknown[m]),
+            "label_share": float(counts[0, 1, m] / unknown[m]) if unknown[m] else None,
+            "known_label_share": float(counts[1, 1, m] / known_rows[m]) if known_rows[m] else None,
+        }
+        for m, name in enumerate(vectors.names)
+    }
 
 
 def _auc_error(auc: float, positives: int, negatives: int) -> float:

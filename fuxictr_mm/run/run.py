@@ -20,9 +20,10 @@ from fuxictr_mm.demo.generator import best_auc, ensure_demo
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.files import only_one
+from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.check import check_runs
-from fuxictr_mm.run.evaluation import Evaluation, clicks_per_item, evaluate_split
+from fuxictr_mm.run.evaluation import Evaluation, evaluate_split, unknown_targets
 from fuxictr_mm.run.log import RunLog
 from fuxictr_mm.run.provenance import current_commit
 from fuxictr_mm.run.results import Result, append_csv, begin, finish, finished_result
@@ -136,7 +137,7 @@ def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any
     started = time.perf_counter()
     model.fit(loaders["train"], validation_data=loaders["valid"], **params)
     seconds = getattr(model, "train_seconds", time.perf_counter() - started)
-    clicks = clicks_per_item(loaders["train"])
+    clicks = loaders["train"].training.users_per_item
     evaluated: dict[str, Evaluation] = {}
     for split in ("valid", "test"):
         if split in loaders and loaders[split].has_label:
@@ -144,6 +145,10 @@ def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any
             evaluated[split] = evaluate_split(model, loaders[split], params["metrics"], clicks)
         elif split in loaders:
             logging.info(f"{params['test_data']} has no label column: no test metrics.")
+    unknown = {}
+    if isinstance(model, MultimodalRankModel):
+        for split in ("train", *evaluated):
+            unknown[split] = unknown_targets(model, loaders[split], training=split == "train")
     best = {split: best_auc(params[f"{split}_data"]) for split in evaluated}
     result = Result(
         expid=experiment.expid,
@@ -156,8 +161,9 @@ def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any
         checkpoint=experiment.checkpoint,
         commit=commit,
         by_frequency={split: found.by_frequency for split, found in evaluated.items()},
+        unknown_targets=unknown,
         curve=getattr(model, "curve", []),
-        warnings=warnings_of(model, loaders["valid"], evaluated),
+        warnings=warnings_of(model, loaders["valid"], evaluated, unknown),
         params_fingerprint=fingerprint,
     )
     for sentence in result.warnings:

@@ -11,25 +11,37 @@ from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.history_attention import attention_summary, uniform_attention_warning
 from fuxictr_mm.run.evaluation import Evaluation
 
-__all__ = ["attention_warning", "cold_warning", "gap_warning", "norm_warning", "warnings_of"]
+__all__ = ["attention_warning", "cold_warning", "gap_warning", "norm_warning", "unknown_warning", "warnings_of"]
 
-# A difference of two AUCs is pointed out from this size on, and only if it is so many standard errors.
-GAP, GAP_ERRORS = 0.01, 4
+# A difference of two AUCs, and one of two shares, is pointed out from this size on, and only if it is so many standard
+# errors.
+GAP, SHARE_GAP, GAP_ERRORS = 0.01, 0.1, 4
 # Share of the strongest item field's norm below which a field of vectors counts for nothing.
 COLLAPSED = 0.01
 # Batches whose attention is looked at after a training.
 LOOKED_AT = 4
 
 
-def warnings_of(model: Any, valid: MMCTRDataLoader, evaluated: Mapping[str, Evaluation]) -> list[str]:
+def warnings_of(
+    model: Any,
+    valid: MMCTRDataLoader,
+    evaluated: Mapping[str, Evaluation],
+    unknown: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> list[str]:
     """What a careful person would look at in a result, one sentence each.
 
     Args:
         model: as it was evaluated.
         valid: the loader of the valid split.
         evaluated: split -> what was found there; ``"valid"``, and ``"test"`` where it has labels.
+        unknown: split -> what :func:`~fuxictr_mm.run.evaluation.unknown_targets` found there, in train, too.
     """
-    found = [cold_warning(model, evaluated), norm_warning(model, valid), attention_warning(model, valid)]
+    found = [
+        cold_warning(model, evaluated),
+        unknown_warning(unknown),
+        norm_warning(model, valid),
+        attention_warning(model, valid),
+    ]
     if "test" in evaluated:
         found.append(gap_warning(evaluated["valid"], evaluated["test"]))
     return [sentence for sentence in found if sentence]
@@ -65,6 +77,28 @@ def cold_warning(model: Any, evaluated: Mapping[str, Evaluation]) -> str | None:
         f"similarity compares own clicks ({', '.join(model.vectors.own_clicks)}), and {found} ask for items that "
         "nobody clicked in training: set id_dropout: 0.1, which trains for such items, or leave own clicks out."
     )
+
+
+def unknown_warning(unknown: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str | None:
+    """One sentence if a missing vector of the target tells something else of the label than in training.
+
+    Args:
+        unknown: split, ``"train"`` among them -> what :func:`~fuxictr_mm.run.evaluation.unknown_targets` found.
+    """
+    for name, train in unknown.get("train", {}).items():
+        for split, found in unknown.items():
+            shares = [one[name]["label_share"] for one in (unknown["train"], found)]
+            if None in shares:
+                continue
+            gap = abs(shares[1] - shares[0])
+            variances = [s * (1 - s) / one["rows"] for s, one in zip(shares, (train, found[name]))]
+            if gap > max(SHARE_GAP, GAP_ERRORS * math.sqrt(sum(variances))):
+                return (
+                    f"of the targets without a vector in {name}, {100 * shares[0]:.0f} % are clicked in train and "
+                    f"{100 * shares[1]:.0f} % in {split} ({found[name]['rows']:,} rows); how to rank them against "
+                    "others was learned from the first, so look at cold items on their own, by_frequency in the result."
+                )
+    return None
 
 
 def norm_warning(model: Any, loader: MMCTRDataLoader) -> str | None:

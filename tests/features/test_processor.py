@@ -15,7 +15,7 @@ from fuxictr.preprocess import FeatureProcessor, build_dataset
 
 from fuxictr_mm.data.loader import named_item_table
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.derive.clicks import FOLDS
+from fuxictr_mm.features.derive.folds import FOLDS, PAIRS
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 
 N = 40
@@ -91,11 +91,12 @@ def test_click_vectors_say_how_they_are_compared(params, tmp_path):
     params |= {"similarity": ["expected", "own"]}
     features = load_feature_map(fit(params), params).features
     found = {
-        name: [features[name].get(key) for key in ("click_vectors", "click_folds")] for name in ("expected", "own")
+        name: [features[name].get(key) for key in ("click_vectors", "click_width")] for name in ("expected", "own")
     }
-    assert found == {"expected": ["expected", 0], "own": ["own", FOLDS]}
-    assert features["expected"]["modalities"] == [["expected", 6]] and features["expected"]["pretrain_dim"] == 6
-    assert features["own"]["modalities"] == [["own", (1 + FOLDS) * 3]]
+    assert found == {"expected": ["expected", 3], "own": ["own", 3]}
+    assert features["expected"]["modalities"] == [["expected", (1 + FOLDS) * 6]]
+    assert features["expected"]["pretrain_dim"] == (1 + FOLDS) * 6
+    assert features["own"]["modalities"] == [["own", (1 + len(PAIRS)) * 3]]
     assert "click_vectors" not in features["emb"]
 
 

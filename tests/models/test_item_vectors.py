@@ -8,12 +8,14 @@ import torch
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.derive.folds import FOLDS, PAIRS, fold_of
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.models.item_vectors import ItemVectors
 from tests.models.zoo import BIASED, MODELS, build, scores
 from tests.synthetic import tiny_challenge_batch, tiny_feature_map, tiny_item_table
 
-OWN_CLICKS = {"modalities": [["raw", 9]], "pretrain_dim": 9, "click_vectors": "own", "click_folds": 2}
+VIEWS = 1 + len(PAIRS)
+OWN_CLICKS = {"modalities": [["raw", 3 * VIEWS]], "pretrain_dim": 3 * VIEWS, "click_vectors": "own", "click_width": 3}
 EVERY = pytest.mark.parametrize("variant", MODELS)
 
 
@@ -29,7 +31,8 @@ def feature_map(folder: Path) -> Any:
 
 def item_table(columns: Any) -> dict[str, torch.Tensor]:
     table = tiny_item_table(columns)
-    table["raw"] = torch.randn(len(table["item_id"]), 9, generator=torch.Generator().manual_seed(4))
+    width = columns.features["raw"]["pretrain_dim"]
+    table["raw"] = torch.randn(len(table["item_id"]), width, generator=torch.Generator().manual_seed(4))
     table["raw"][0] = 0
     return table
 
@@ -55,25 +58,39 @@ def test_a_compared_column_changes_the_score_and_is_no_field(variant: str, tmp_p
     assert changed.tolist() == [True, False, True, True]  # the second row has no history to compare with
 
 
-def test_click_vectors_differ_between_target_and_history(tmp_path: Path) -> None:
+def users_of(batch: MultimodalBatch) -> torch.Tensor:
+    """Give the rows of a batch users, one per fold at first."""
+    users = torch.arange(1000)
+    first = torch.stack([users[fold_of(users) == fold][0] for fold in range(FOLDS)])
+    batch.context["user_id"] = first.repeat(len(batch.is_real_BL) // FOLDS + 1)[: len(batch.is_real_BL)]
+    return fold_of(batch.context["user_id"])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_expected_clicks_differ_between_target_and_history(training: bool, tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
-    columns.features["raw"] |= {"modalities": [["raw", 8]], "pretrain_dim": 8, "click_vectors": "expected"}
+    width = (1 + FOLDS) * 8
+    columns.features["raw"] |= {"modalities": [["raw", width]], "pretrain_dim": width}
+    columns.features["raw"] |= {"click_vectors": "expected", "click_width": 4}
     table = item_table(columns)
-    table["raw"] = table["raw"][:, :8].clone()
-    table["raw"][5, :4] = 0  # known in a history only
-    table["raw"][6, 4:] = 0  # known as a target only
+    views = table["raw"].view(-1, 1 + FOLDS, 2, 4)
+    views[5, :, 0] = 0  # known in a history only
+    views[6, :, 1] = 0  # known as a target only
     batch = batch_of(columns, table, (4, 0, 6, 1, 5, 5))
-    cosine_BL1, is_known_BL1 = ItemVectors(columns, ["raw"], "item_id").compare(batch)
+    view = 1 + users_of(batch) if training else torch.zeros(6, dtype=torch.long)
+    vectors = ItemVectors(columns, ["raw"], "item_id")
+    cosine_BL1, is_known_BL1 = vectors.compare(batch, training)
     ids = batch.items["item_id"][batch.item_index]
-    units = torch.nn.functional.normalize(table["raw"].view(-1, 2, 4), dim=-1)
+    units = torch.nn.functional.normalize(views, dim=-1)
     for row in range(len(ids)):
         target = int(ids[row, -1])
+        assert vectors.known_targets(batch, training)[row, 0] == (target != 5)
         for position in range(ids.shape[1] - 1):
             other = int(ids[row, position])
             is_known = bool(batch.is_real_BL[row, position]) and other not in (6, target) and target != 5
             assert is_known_BL1[row, position, 0] == is_known
             if is_known:
-                expected = float(units[target, 0] @ units[other, 1])
+                expected = float(units[target, view[row], 0] @ units[other, view[row], 1])
                 assert cosine_BL1[row, position, 0] == pytest.approx(expected, abs=1e-6)
 
 
@@ -81,25 +98,31 @@ def test_own_clicks_are_compared_without_those_of_the_rows_user(tmp_path: Path) 
     columns = feature_map(tmp_path)
     columns.features["raw"] |= OWN_CLICKS
     table = item_table(columns)
-    batch = batch_of(columns, table)
-    batch.context["user_id"] = torch.tensor([3, 4, -2, 8])
+    batch = batch_of(columns, table, (4, 0, 6, 1) * 8)
+    folds = users_of(batch).tolist()
     vectors = ItemVectors(columns, ["raw"], "item_id")
-    units = torch.nn.functional.normalize(table["raw"].view(-1, 3, 3), dim=-1)
+    units = torch.nn.functional.normalize(table["raw"].view(-1, VIEWS, 3), dim=-1)
     ids = batch.items["item_id"][batch.item_index]
-    for training, blocks in ((False, (0, 0, 0, 0)), (True, (2, 1, 1, 1))):
+    is_known = batch.is_real_BL & (ids[:, :-1] != ids[:, -1:])
+    drawn = set()
+    for training in (False, True):
         cosine_BL1, is_known_BL1 = vectors.compare(batch, training)
-        for row, block in enumerate(blocks):
-            expected = units[ids[row, :-1], block] @ units[ids[row, -1], block]
-            is_known = batch.is_real_BL[row] & (ids[row, :-1] != ids[row, -1])
-            assert is_known_BL1[row, :, 0].tolist() == is_known.tolist()
-            torch.testing.assert_close(cosine_BL1[row, :, 0][is_known], expected[is_known])
+        assert is_known_BL1[..., 0].tolist() == is_known.tolist()
+        for row in is_known.any(dim=1).nonzero().squeeze(1).tolist():
+            expected_VL = torch.einsum("lvw,vw->vl", units[ids[row, :-1]], units[ids[row, -1]])
+            distance_V = ((expected_VL - cosine_BL1[row, :, 0]).abs() * is_known[row]).sum(dim=1)
+            view = int(distance_V.argmin())
+            assert distance_V[view] < 1e-5
+            assert (folds[row] in PAIRS[view - 1]) if training else view == 0
+            drawn.add(view)
+    assert len(drawn) > 5, "the second fold is drawn anew for every row"
     del batch.context["user_id"]
     vectors.compare(batch)
     with pytest.raises(ConfigError, match=r"training needs the user of each row, group_id='user_id'"):
         vectors.compare(batch, True)
 
 
-def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
+def test_training_and_scoring_take_their_own_views(tmp_path: Path) -> None:
     columns = feature_map(tmp_path)
     columns.features["raw"] |= OWN_CLICKS
     model = build("DIN_SE_MHTA", tmp_path, feature_map=columns, similarity=["raw"], net_dropout=0.0)
@@ -107,12 +130,14 @@ def test_training_and_scoring_take_their_own_blocks(tmp_path: Path) -> None:
     other = {**table, "raw": torch.cat([table["raw"][:, :3].exp(), table["raw"][:, 3:]], dim=1)}
     before, after = (batch_of(columns, t) for t in (table, other))
     for batch in (before, after):
-        batch.context["user_id"] = torch.arange(4)
+        users_of(batch)
     assert not torch.equal(scores(model, before), scores(model, after))
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
     trained = scores(model, before)
     model.load_state_dict(state)
+    torch.manual_seed(1)
     torch.testing.assert_close(scores(model, after), trained)
 
 

@@ -12,9 +12,10 @@ from fuxictr.preprocess import build_dataset
 from sklearn.metrics import roc_auc_score
 
 import fuxictr_mm
-from fuxictr_mm.run.evaluation import Evaluation, clicks_per_item, evaluate_split
+from fuxictr_mm.batch import ItemColumns
+from fuxictr_mm.run.evaluation import Evaluation, evaluate_split, unknown_targets
 from fuxictr_mm.run.results import Result
-from fuxictr_mm.run.warnings import attention_warning, cold_warning, gap_warning, norm_warning
+from fuxictr_mm.run.warnings import attention_warning, cold_warning, gap_warning, norm_warning, unknown_warning
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 METRICS = ["AUC", "logloss", "gAUC"]
@@ -47,13 +48,47 @@ def model_of(params: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_clicks_are_counted_per_target(params: dict[str, Any], stream: bool) -> None:
-    rows = pq.read_table(params["train_data"]).to_pylist()
-    expected = np.zeros(41, int)
-    for row in rows:
-        expected[row["item_id"]] += row["label"]
-    assert expected.any()
-    np.testing.assert_array_equal(clicks_per_item(loader(params, "train", stream=stream)), expected)
+def test_users_who_clicked_an_item_against_a_loop(params: dict[str, Any], stream: bool) -> None:
+    users: dict[int, set[int]] = {item: set() for item in range(41)}
+    for row in pq.read_table(params["train_data"]).to_pylist():
+        for item in [*row["item_seq"], *([row["item_id"]] if row["label"] else [])]:
+            users[item].add(row["user_id"])
+    expected = [0, *(len(users[item]) for item in range(1, 41))]
+    assert max(expected) > 5
+    assert loader(params, "train", stream=stream).training.users_per_item.tolist() == expected
+
+
+def test_targets_without_a_vector_against_a_loop(params: dict[str, Any]) -> None:
+    model = fuxictr_mm.models.DIN_SE_MHTA(**{**params, "similarity": ["item_emb"]})
+    test = loader(params, "test", similarity=["item_emb"])
+    rows = pq.read_table(params["test_data"]).to_pylist()
+    without = {row["item_id"] for row in rows[:5]}
+    labels = [[row["label"] for row in rows if (row["item_id"] in without) == missing] for missing in (True, False)]
+    everywhere = {"rows": 0, "label_share": None, "known_label_share": pytest.approx(np.mean([*labels[0], *labels[1]]))}
+    assert unknown_targets(model, test) == dict.fromkeys(("item_emb.text", "item_emb.image"), everywhere)
+    columns = {name: values.clone() for name, values in test.columns.on(torch.device("cpu")).items()}
+    columns["item_emb"][list(without), :4] = 0  # ids are rows of the table here
+    test.columns = ItemColumns(columns)
+    found = unknown_targets(model, test)
+    assert found["item_emb.image"] == everywhere
+    assert found["item_emb.text"] == {
+        "rows": len(labels[0]),
+        "label_share": pytest.approx(np.mean(labels[0])),
+        "known_label_share": pytest.approx(np.mean(labels[1])),
+    }
+    assert unknown_targets(model_of(params), test) == {}
+
+
+def test_a_missing_vector_that_tells_another_label_than_in_training_is_pointed_out() -> None:
+    def of(rows: int, share: float | None) -> dict[str, dict[str, Any]]:
+        return {"peers": {"rows": rows, "label_share": share, "known_label_share": 0.2}}
+
+    assert unknown_warning({}) is None
+    assert unknown_warning({"train": of(900, 0.3), "test": of(900, 0.35)}) is None
+    assert unknown_warning({"train": of(9, 0.3), "test": of(9, 0.5)}) is None  # may be chance
+    assert unknown_warning({"train": of(900, 0.3), "test": of(0, None)}) is None
+    found = str(unknown_warning({"train": of(900, 0.31), "valid": of(900, 0.3), "test": of(700, 0.81)}))
+    assert "without a vector in peers, 31 % are clicked in train and 81 % in test (700 rows)" in found
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -57,7 +57,7 @@ def trained_looking(name: str, folder: Path) -> MultimodalRankModel:
     feature_map = tiny_feature_map(folder, second_vector=name == "two heads")
     if name == "similarity":
         feature_map.features["raw"] = {"type": "meta", "source": "item", "pretrain_dim": 6}
-        feature_map.features["clicks"] = {**feature_map.features["raw"], "click_vectors": "expected"}
+        feature_map.features["clicks"] = {**feature_map.features["raw"], "click_vectors": "expected", "click_width": 3}
     if name == "trained vectors":
         del feature_map.features["item_id"]
         feature_map.features["item_emb"] |= {"freeze_emb": False, "vocab_size": N_ITEMS + 1}

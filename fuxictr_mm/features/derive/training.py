@@ -80,54 +80,86 @@ class TrainingSplit:
                 bar.update(len(batch))
         return seen[:-1]
 
-    @cached_property
+    @property
     def clicks(self) -> Clicks:
-        """Who has clicked what, see :func:`read_clicks`."""
+        """Who has clicked what, see :func:`read_clicks`.
+
+        Raises:
+            ConfigError: the schema names no ``group_id``.
+        """
+        if self.schema.group_id is None:
+            raise ConfigError(
+                "clicks: the rows of one user are told by 'group_id', which the dataset's YAML has to name."
+            )
+        return self._clicks
+
+    @cached_property
+    def users_per_item(self) -> np.ndarray:
+        """(n_items + 1,) int64: how many users have clicked each item, in a row with label 1 or by a history.
+
+        What makes a target cold, rare or warm. Where the schema names no users, see :func:`read_clicks`.
+        """
+        return np.bincount(self._clicks.matrix.indices, minlength=self._n_items + 1)
+
+    @cached_property
+    def _clicks(self) -> Clicks:
         return read_clicks(self.path, self.schema, self._index_of, self._n_items)
 
 
 def read_clicks(
     path: Path, schema: DatasetSchema, index_of: Callable[[np.ndarray], np.ndarray], n_items: int
 ) -> Clicks:
-    """Read who has clicked what from the histories of a split.
+    """Read who has clicked what: the items of a user's histories, and the targets of the user's rows with label 1.
 
-    Only histories count, never labels: the click that a row asks for is not looked at.
+    Both, because later histories need not hold every click; so whoever has a row with label 1 has clicked its target.
 
     Args:
         path: the training split.
-        schema: names the user (``group_id``) and the history.
+        schema: names the user (``group_id``), the history, the target and the label. Without users every row with
+            label 1 counts as one, and all histories together as another.
         index_of: raw item ids -> rows of the item table, 1-based; 0 or less is left out.
         n_items: number of items in the table.
 
     Raises:
-        ConfigError: the schema names no ``group_id``.
-        DataError: a row has no user, or the histories are no lists of integers.
+        DataError: a row has no user, or items are no (lists of) integers.
     """
-    if schema.group_id is None:
-        raise ConfigError("clicks: the rows of one user are told by 'group_id', which the dataset's YAML has to name.")
-    file = open_parquet(path, (schema.group_id, schema.history_col))
-    users = file.read([schema.group_id]).column(0).combine_chunks().dictionary_encode()
-    if users.null_count:
-        raise DataError(f"{path}: column {schema.group_id!r} has {users.null_count:,} nulls; every row needs its user.")
-    user_of_row = users.indices.to_numpy().astype(np.int64)
+    item_col, history_col, label_col, user_col = schema.item_col, schema.history_col, schema.label_col, schema.group_id
+    columns = [item_col, history_col, label_col]
+    file = open_parquet(path, (*columns, *([] if user_col is None else [user_col])))
+    rows = file.metadata.num_rows
+    if user_col is None:
+        users = np.arange(rows + 1)
+        user_of_row, user_of_history = users[1:], np.zeros(rows, np.int64)
+    else:
+        ids = file.read([user_col]).column(0).combine_chunks().dictionary_encode()
+        if ids.null_count:
+            raise DataError(f"{path}: column {user_col!r} has {ids.null_count:,} nulls; every row needs its user.")
+        users = ids.dictionary.to_numpy(zero_copy_only=False)
+        user_of_row = user_of_history = ids.indices.to_numpy().astype(np.int64)
     pairs, held, row = [np.zeros(0, np.int64)], 0, 0
-    with tqdm(total=file.metadata.num_rows, desc="clicks in histories", unit=" rows", disable=None) as bar:
-        for batch in file.iter_batches(1 << 16, columns=[schema.history_col]):
-            history = batch.column(0)
-            if not pa.types.is_integer(getattr(history.type, "value_type", pa.null())):
+    with tqdm(total=rows, desc="clicks in train", unit=" rows", disable=None) as bar:
+        for batch in file.iter_batches(1 << 16, columns=columns):
+            part = slice(row, row + len(batch))
+            history = batch.column(history_col)
+            kinds = batch.column(item_col).type, getattr(history.type, "value_type", pa.null())
+            if not all(pa.types.is_integer(kind) for kind in kinds):
                 raise DataError(
-                    f"{path}: column {schema.history_col!r} has type {history.type}; lists of integer ids are expected."
+                    f"{path}: columns {item_col!r} and {history_col!r} have the types {kinds[0]} and {history.type}; "
+                    "integer ids and lists of them are expected."
                 )
+            is_click = pc.fill_null(pc.equal(batch.column(label_col).cast(pa.float64()), 1.0), False)
+            is_click = is_click.to_numpy(zero_copy_only=False)
+            targets = index_of(batch.column(item_col).fill_null(0).to_numpy())[is_click].astype(np.int64)
             lengths = pc.list_value_length(history).fill_null(0).to_numpy()
-            index = index_of(history.flatten().fill_null(0).to_numpy()).astype(np.int64)
-            user = np.repeat(user_of_row[row : row + len(batch)], lengths)
-            pairs.append(np.unique(user[index > 0] * (n_items + 1) + index[index > 0]))
+            clicked = index_of(history.flatten().fill_null(0).to_numpy()).astype(np.int64)
+            item = np.concatenate([targets, clicked])
+            user = np.concatenate([user_of_row[part][is_click], np.repeat(user_of_history[part], lengths)])
+            pairs.append(np.unique(user[item > 0] * (n_items + 1) + item[item > 0]))
             held += len(pairs[-1])
             if held > MERGE_AT:
                 pairs, held = [np.unique(np.concatenate(pairs))], 0
             row += len(batch)
             bar.update(len(batch))
     user, item = np.divmod(np.unique(np.concatenate(pairs)), n_items + 1)
-    shape = len(users.dictionary), n_items + 1
-    matrix = sparse.csr_array((np.ones(len(item), np.float32), (user, item)), shape)
-    return Clicks(users.dictionary.to_numpy(zero_copy_only=False), matrix)
+    matrix = sparse.csr_array((np.ones(len(item), np.float32), (user, item)), (len(users), n_items + 1))
+    return Clicks(users, matrix)
