@@ -37,12 +37,12 @@ class Result:
         commit: of this package's repository, when the run (or its last part) began.
         by_frequency: split -> ``"cold"``, ``"rare"``, ``"warm"`` -> metrics, as in
             :class:`~fuxictr_mm.run.evaluation.Evaluation`.
-        unknown_targets: split, ``"train"`` among them -> compared modality -> what
-            :func:`~fuxictr_mm.run.evaluation.unknown_targets` returns.
         curve: one entry per evaluation during training: ``step``, ``epoch``, ``train_loss`` (mean since the last one)
             and ``valid`` (metric -> value).
         warnings: what a careful person would look at, one sentence each.
         params_fingerprint: :meth:`Experiment.fingerprint` when the run began; empty is none.
+        unknown_targets: split, ``"train"`` among them -> compared modality -> what
+            :func:`~fuxictr_mm.run.evaluation.unknown_targets` returns.
     """
 
     expid: str
@@ -55,10 +55,10 @@ class Result:
     checkpoint: Path
     commit: str
     by_frequency: dict[str, dict[str, dict[str, int | float | None]]] = field(default_factory=dict)
-    unknown_targets: dict[str, dict[str, dict[str, int | float | None]]] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     params_fingerprint: str = ""
+    unknown_targets: dict[str, dict[str, dict[str, int | float | None]]] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
