@@ -13,16 +13,25 @@ from types import MappingProxyType
 from typing import Any
 
 from fuxictr_mm.compat import find_model
-from fuxictr_mm.config.keys import KEYS, annotations_of, check_value, nearest
-from fuxictr_mm.config.schema import DatasetSchema, check_columns
+from fuxictr_mm.config.code import GROUP_METRICS, check_encoder, check_initializer, check_metric
+from fuxictr_mm.config.keys import (
+    KEYS,
+    Activations,
+    NonNegative,
+    NonNegativeNumber,
+    Positive,
+    Share,
+    annotations_of,
+    check_value,
+    nearest,
+)
+from fuxictr_mm.config.schema import COLUMN_KEYS, DatasetSchema, check_columns
 from fuxictr_mm.config.yaml_files import load_experiment
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import file_fingerprint
 
-__all__ = ["GROUP_METRICS", "Experiment", "identity"]
+__all__ = ["Experiment", "identity"]
 
-GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
-PLAIN_METRICS = ("AUC", "logloss", "binary_crossentropy")
 # Parameters of constructors and of fit that no YAML gives.
 _NOT_KEYS = {"feature_map", "data_generator", "validation_data", "args", "kwargs"}
 
@@ -64,6 +73,9 @@ class Experiment:
             ConfigError: a name, a key or a value cannot be used.
         """
         model, dataset = load_experiment(expid, config_dir, dataset_id)
+        for key, value in {**model, **dataset}.items():
+            if key in changes and key in KEYS:  # a wrong value is refused, whatever takes its place
+                check_value(f"key {key!r} of experiment {expid}", KEYS[key].type, value)
         return cls.of({**model, **dataset, **changes}, dataset_keys=dataset, model_zoo=model_zoo)
 
     @classmethod
@@ -80,18 +92,19 @@ class Experiment:
         """
         model = params.get("model")
         if not isinstance(model, str):
-            raise ConfigError(f"experiment {params.get('model_id')}: key 'model' is missing; name a model in the YAML.")
+            found = "is missing" if model is None else f"has the value {model!r}"
+            raise ConfigError(f"experiment {params.get('model_id')}: key 'model' {found}; name a model in the YAML.")
         model_class = find_model(model_zoo or import_module("model_zoo"), model)
         check_keys(params, model_class)
         of_dataset = {key for key in params if key in dataset_keys or (key in KEYS and KEYS[key].dataset)}
-        return cls(MappingProxyType(deepcopy(dict(params))), model_class, frozenset(of_dataset - {"dataset_id"}))
+        return cls(MappingProxyType(_kept(params)), model_class, frozenset(of_dataset - {"dataset_id"}))
 
     def but(self, **changes: Any) -> "Experiment":
         """Return this experiment with other values, checked again."""
         params = {**self.params, **changes}
         if params["model"] == self.params["model"]:
             check_keys(params, self.model_class)
-            return Experiment(MappingProxyType(deepcopy(params)), self.model_class, self.dataset_keys)
+            return Experiment(MappingProxyType(_kept(params)), self.model_class, self.dataset_keys)
         return Experiment.of(params, dataset_keys=self.dataset_keys)
 
     def __getitem__(self, key: str) -> Any:
@@ -142,6 +155,15 @@ class Experiment:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def _kept(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy; FuxiCTR regularizes by a number only if it is a float, and would leave ``1`` out in silence."""
+    kept = deepcopy(dict(params))
+    for key in ("embedding_regularizer", "net_regularizer"):
+        if isinstance(value := kept.get(key), int) and value:
+            kept[key] = float(value)
+    return kept
+
+
 def _rebuild(params: dict[str, Any], model_class: type, dataset_keys: frozenset[str]) -> Experiment:
     return Experiment(MappingProxyType(params), model_class, dataset_keys)
 
@@ -169,6 +191,9 @@ def check_keys(params: Mapping[str, Any], model_class: type) -> None:
                 f"{nearest(key, types)}."
             )
         check_value(f"key {key!r} of {where}", types[key], value)
+        if key.endswith("initializer"):
+            check_initializer(f"key {key!r} of {where}", value)
+    _check_specs(params.get("feature_specs") or ())
     check_columns(params["feature_cols"], params["label_col"], params.get("use_features"))
     _check_metrics(params)
 
@@ -186,28 +211,55 @@ def _signature_types(model_class: Any) -> dict[str, Any]:
         defaults = inspect.signature(reader).parameters
         for name, annotation in annotations_of(reader).items():
             if name not in _NOT_KEYS and name not in found:
-                found[name] = annotation if annotation is not Any else _type_of_default(defaults[name].default)
+                found[name] = annotation if annotation is not Any else _type_of(name, defaults[name].default)
     return found
 
 
-def _type_of_default(default: Any) -> Any:
-    """FuxiCTR annotates nothing: a number or a switch shows itself by its default."""
+def _type_of(name: str, default: Any) -> Any:
+    """FuxiCTR annotates nothing: what a parameter takes shows itself by its name and its default."""
     if isinstance(default, bool):
         return bool
-    return float if isinstance(default, int | float) else Any
+    if "dropout" in name:
+        return Share
+    if "activation" in name:
+        return Activations if isinstance(default, str) else Activations | None
+    if isinstance(default, float) or name in ("alpha", "beta"):  # SIM's weights of two losses
+        return NonNegativeNumber
+    if isinstance(default, int):
+        return Positive if default > 0 else NonNegative
+    if isinstance(default, list):
+        return list[Positive] if "hidden_units" in name else list[str]
+    return str if isinstance(default, str) else Any
+
+
+def _check_specs(feature_specs: Any) -> None:
+    """``feature_specs`` changes the feature map behind the columns' back, so it is checked as they are."""
+    for spec in feature_specs:
+        for key, value in spec.items():
+            if key not in COLUMN_KEYS or COLUMN_KEYS[key].rewrites or COLUMN_KEYS[key].derives:
+                raise ConfigError(f"feature_specs: key {key!r} cannot be set here; {nearest(key, COLUMN_KEYS)}.")
+            check_value(f"feature_specs {spec.get('name')!r}: {key}", COLUMN_KEYS[key].type, value)
+        if "name" not in spec:
+            raise ConfigError(f"feature_specs: an entry without 'name': {spec}.")
+        if spec.get("feature_encoder") is not None:
+            check_encoder(f"feature_specs {spec['name']!r}: feature_encoder", spec["feature_encoder"])
 
 
 def _check_metrics(params: Mapping[str, Any]) -> None:
-    metrics = params["metrics"]
+    metrics, monitor = params["metrics"], params.get("monitor", "AUC")
     for metric in metrics:
-        base = metric.split("(")[0]
-        if base not in (*PLAIN_METRICS, *GROUP_METRICS):
-            raise ConfigError(
-                f"metrics: {metric!r} is not known; {nearest(metric, ('AUC', 'logloss', *GROUP_METRICS))}."
-            )
-        if base in GROUP_METRICS and not params.get("group_id"):
+        check_metric("metrics", metric)
+        if metric.split("(")[0] in GROUP_METRICS and not params.get("group_id"):
             raise ConfigError(f"metrics: {metric} needs the dataset key 'group_id', e.g. group_id: user_id.")
-    monitor = params.get("monitor", "AUC")
-    for name in list(monitor) if isinstance(monitor, Mapping) else [monitor]:
+        if metrics.count(metric) > 1:
+            raise ConfigError(f"metrics: {metric} is listed twice; list it once.")
+    for name in monitor if isinstance(monitor, Mapping) else [monitor]:
         if name not in metrics:
             raise ConfigError(f"monitor: {name!r} is not among metrics {metrics}; add it there.")
+    if isinstance(monitor, str):
+        better = "min" if monitor in ("logloss", "binary_crossentropy") else "max"
+        if params.get("monitor_mode", "max") != better:
+            raise ConfigError(
+                f"monitor_mode: {params.get('monitor_mode', 'max')} would keep the worst weights by monitor: {monitor}; "
+                f"set monitor_mode: {better}."
+            )

@@ -13,19 +13,23 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from fuxictr_mm.errors import ConfigError
 
 __all__ = [
     "Activations",
+    "FileName",
     "KEYS",
     "Key",
     "NonNegative",
     "NonNegativeNumber",
+    "Number",
     "Positive",
     "PositiveNumber",
     "Share",
+    "Text",
     "Widths",
     "annotations_of",
     "check_arguments",
@@ -33,27 +37,43 @@ __all__ = [
     "nearest",
 ]
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1  # counts and sizes: numpy, torch and Arrow all hold it, and no training needs more
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+NonNegative = Annotated[int, Field(ge=0, le=MOST)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout rate, or a part of the items
 Widths = Annotated[Sequence[Positive], Field(min_length=1)]  # hidden units
-Activations = str | list[str]  # of all hidden layers, or of each
+Text = Annotated[str, Field(min_length=1)]
+Activations = Text | Annotated[list[Text], Field(min_length=1)]  # of all hidden layers, or of each
 
+_SIZE = r" *\+?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})? *"
 # FuxiCTR's forms: a number for L2, or text.
 Regularizer = (
-    NonNegativeNumber | Annotated[str, Field(pattern=r"^(l1|l2)\([^,()]+\)$|^l1_l2\([^,()]+,[^,()]+\)$")] | None
+    NonNegativeNumber | Annotated[str, Field(pattern=rf"^(l1|l2)\({_SIZE}\)$|^l1_l2\({_SIZE},{_SIZE}\)$")] | None
 )
+
+
+def _file_name(name: str) -> str:
+    if not name.strip() or ".." in name or re.search(r"[/\\]", name) or not name.isprintable():
+        raise PydanticCustomError("file_name", "a name that files can have, without '/', '\\\\', '..' and control signs,")
+    if len(name.encode(errors="replace")) > 150:  # a file system takes 255 bytes, and suffixes and seeds follow
+        raise PydanticCustomError("file_name", "a name of at most 150 bytes")
+    return name
+
+
+# Experiments and data sets give folders and files their names.
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 _TYPE_NAME = re.compile(r"(bool|int|float|str|none|constrained-|function-|list|dict|literal|nullable)")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-def nearest(name: str, known: Any) -> str:
+def nearest(name: Any, known: Any) -> str:
     """The end of a refusal: known names that are like ``name``, or else all of them."""
-    close = get_close_matches(name, [str(key) for key in known], n=3, cutoff=0.5)
+    close = get_close_matches(str(name), [str(key) for key in known], n=3, cutoff=0.5)
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(map(str, known)))}"
 
 
@@ -73,10 +93,19 @@ def check_value(where: str, annotation: Any, value: Any) -> Any:
     try:
         return _adapter(annotation).validate_python(plain)
     except ValidationError as err:
-        found = f"found {value!r}"
+        found = f"found {_short(value)}"
         if isinstance(value, str) and _EXPONENT.fullmatch(value):
             found = f"YAML reads {value} as text; write it with a point, e.g. 1.0e-3"
         raise ConfigError(f"{where}: {found}; {_expected(err)}.") from err
+
+
+def _short(value: Any) -> str:
+    """As the user wrote it, as far as a sentence can hold it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _expected(err: ValidationError) -> str:
@@ -97,7 +126,9 @@ def _wish(entry: Mapping[str, Any]) -> str:
         "bool_type": "True or False",
         "string_type": "text",
         "string_pattern_mismatch": "l1(x), l2(x) or l1_l2(x,y)",
+        "string_too_short": "text that is not empty",
         "none_required": "null",
+        "is_type": "a class, which no YAML can name,",
         "greater_than_equal": f"at least {bounds.get('ge', 0):g}",
         "greater_than": f"more than {bounds.get('gt', 0):g}",
         "less_than_equal": f"at most {bounds.get('le', 0):g}",
@@ -107,6 +138,7 @@ def _wish(entry: Mapping[str, Any]) -> str:
         "is_instance_of": f"a {bounds.get('class', 'value')}".replace("Sequence", "list"),
         "dict_type": "a mapping",
         "mapping_type": "a mapping",
+        "int_parsing_size": f"at most {MOST}",
         "sequence_str": "a list, not text,",
     }
     wish = words.get(entry["type"], entry["msg"][:1].lower() + entry["msg"][1:])
@@ -166,7 +198,7 @@ class Key:
         dataset: it belongs to the dataset's half of the YAML.
         path: relative paths start at the repository, or at the user's own config folder.
         content: it names a file whose bytes decide what a run computes.
-        machine: it says where or how a run is carried out, and not what it computes.
+        machine: it says where or how a run is carried out or measured, and not what it computes.
         fixed: a study or a sweep decides it; a variant must not.
     """
 
@@ -181,27 +213,27 @@ class Key:
 
 
 def _file(reader: str) -> Key:
-    return Key(str | None, reader, dataset=True, path=True, content=True, machine=True)
+    return Key(Text | None, reader, dataset=True, path=True, content=True, machine=True)
 
 
 # Models and fit declare further keys by their annotations. Those here are read by nobody's signature of ours or by the
 # loader's, which config does not import (a test compares the two), or need to be known of beyond their type.
 KEYS: dict[str, Key] = {
-    "model": Key(str, "runner", required=True),
-    "model_id": Key(str, "runner", fixed=True),
-    "dataset_id": Key(str, "runner", required=True),
-    "model_root": Key(str, "FuxiCTR", required=True, path=True, machine=True, fixed=True),
-    "seed": Key(NonNegative, "runner", required=True),
-    "gpu": Key(int, "FuxiCTR", machine=True, fixed=True),
-    "verbose": Key(int, "FuxiCTR", required=True, machine=True),
+    "model": Key(Text, "runner", required=True),
+    "model_id": Key(FileName, "runner", fixed=True),
+    "dataset_id": Key(FileName, "runner", required=True),
+    "model_root": Key(Text, "FuxiCTR", required=True, path=True, machine=True, fixed=True),
+    "seed": Key(Annotated[int, Field(ge=0, lt=2**32)], "runner", required=True),
+    "gpu": Key(Annotated[int, Field(ge=-1, le=MOST)], "FuxiCTR", machine=True, fixed=True),
+    "verbose": Key(NonNegative, "FuxiCTR", required=True, machine=True),
     "debug_mode": Key(bool, "FuxiCTR", machine=True),
-    "num_workers": Key(int, "loader", machine=True),
-    "data_loader": Key(Any, "FuxiCTR", machine=True),
+    "num_workers": Key(NonNegative, "loader", machine=True),
+    "data_loader": Key(type | None, "FuxiCTR", machine=True),  # a class, so it comes from scripts only
     "resume": Key(bool, "fit", machine=True, fixed=True),
     "checkpoint_steps": Key(Positive | None, "fit", machine=True),
-    "weights": Key(str | None, "runner", path=True, content=True, machine=True),
-    "metrics": Key(Annotated[list[str], Field(min_length=1)], "FuxiCTR", required=True),
-    "monitor": Key(str | dict[str, float], "FuxiCTR"),
+    "weights": Key(Text | None, "runner", path=True, content=True, machine=True),
+    "metrics": Key(Annotated[list[Text], Field(min_length=1)], "FuxiCTR", required=True, machine=True),
+    "monitor": Key(Text | Annotated[dict[str, Number], Field(min_length=1)], "FuxiCTR"),
     "monitor_mode": Key(Literal["max", "min"], "FuxiCTR"),
     "early_stop_patience": Key(Positive, "FuxiCTR"),
     "eval_steps": Key(Positive | None, "FuxiCTR"),
@@ -209,7 +241,7 @@ KEYS: dict[str, Key] = {
     "reduce_lr_on_plateau": Key(bool, "FuxiCTR"),
     "task": Key(Literal["binary_classification"], "FuxiCTR"),
     "loss": Key(Literal["binary_crossentropy", "binary_cross_entropy", "bce"], "FuxiCTR", required=True),
-    "optimizer": Key(str, "FuxiCTR", required=True),
+    "optimizer": Key(Text, "FuxiCTR", required=True),
     "learning_rate": Key(NonNegativeNumber, "model"),
     "embedding_regularizer": Key(Regularizer, "FuxiCTR"),
     "net_regularizer": Key(Regularizer, "FuxiCTR"),
@@ -221,24 +253,23 @@ KEYS: dict[str, Key] = {
     "trim": Key(bool, "loader"),
     "stream": Key(bool, "loader"),
     "length_buckets": Key(bool, "loader"),
-    "use_features": Key(list[str] | None, "FuxiCTR"),
+    "use_features": Key(Annotated[list[Text], Field(min_length=1)] | None, "FuxiCTR"),
     "feature_specs": Key(list[dict[str, Any]] | None, "FuxiCTR"),
-    "feature_config": Key(Any, "FuxiCTR"),
-    "data_root": Key(str, "FuxiCTR", required=True, dataset=True, path=True, machine=True, fixed=True),
+    "data_root": Key(Text, "FuxiCTR", required=True, dataset=True, path=True, machine=True, fixed=True),
     "data_format": Key(Literal["parquet"], "FuxiCTR", dataset=True),
-    "train_data": replace(_file("loader"), type=str, required=True),
+    "train_data": replace(_file("loader"), type=Text, required=True),
     "valid_data": _file("loader"),
     "test_data": _file("loader"),
     "item_info": _file("processor"),
     "item_feature": _file("processor"),
-    "modality_data": replace(_file("processor"), type=dict[str, str] | None),
-    "item_col": Key(str, "loader", dataset=True),
-    "history_col": Key(str, "loader", dataset=True),
-    "group_id": Key(str | None, "FuxiCTR", dataset=True),
+    "modality_data": replace(_file("processor"), type=dict[Text, Text] | None),
+    "item_col": Key(Text, "loader", dataset=True),
+    "history_col": Key(Text, "loader", dataset=True),
+    "group_id": Key(Text | None, "FuxiCTR", dataset=True),
     "feature_cols": Key(list[dict[str, Any]], "processor", required=True, dataset=True),
     "label_col": Key(dict[str, Any] | list[dict[str, Any]], "processor", required=True, dataset=True),
     "rebuild_dataset": Key(bool, "processor", dataset=True),
-    "min_categr_count": Key(int, "FuxiCTR", dataset=True),
-    "data_block_size": Key(int, "FuxiCTR", dataset=True),
+    "min_categr_count": Key(Positive, "FuxiCTR", dataset=True),
+    "data_block_size": Key(Annotated[int, Field(ge=-1, le=MOST)], "FuxiCTR", dataset=True),
     "pickle_feature_encoder": Key(bool, "FuxiCTR", dataset=True),
 }

@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fuxictr_mm.config.keys import Positive, check_value, nearest
+from fuxictr_mm.config.code import check_encoder
+from fuxictr_mm.config.keys import MOST, Number, Positive, Text, check_value, nearest
 from fuxictr_mm.errors import ConfigError
 
 __all__ = ["COLUMN_KEYS", "Column", "DatasetSchema", "check_columns"]
 
 _Width = Positive | Annotated[float, Field(gt=0, lt=1)] | None
 _VECTORS = ("embedding", "meta")
-_Id = Annotated[int, Field(ge=2)] | None
+_Id = Annotated[int, Field(ge=2, le=MOST)] | None
 
 
 @dataclass(frozen=True)
@@ -37,27 +38,27 @@ class ColumnKey:
 
 
 COLUMN_KEYS: dict[str, ColumnKey] = {
-    "name": ColumnKey(str | Annotated[list[str], Field(min_length=1)]),
+    "name": ColumnKey(Text | Annotated[list[Text], Field(min_length=1)]),
     "active": ColumnKey(bool),
     "dtype": ColumnKey(Literal["int", "float", "str"]),
     "type": ColumnKey(Literal["categorical", "numeric", "sequence", "embedding", "meta"]),
-    "source": ColumnKey(str),
+    "source": ColumnKey(str | None),
     "vocab_size": ColumnKey(_Id),
     "max_len": ColumnKey(Positive | None),
-    "feature_encoder": ColumnKey(str | list[str] | None),
+    "feature_encoder": ColumnKey(Text | Annotated[list[Text], Field(min_length=1)] | None),
     "embedding_dim": ColumnKey(Positive),
     "emb_output_dim": ColumnKey(Positive),
     "pretrain_dim": ColumnKey(Positive | None),
-    "pretrain_usage": ColumnKey(str),
+    "pretrain_usage": ColumnKey(Literal["init", "sum", "concat"]),
     "freeze_emb": ColumnKey(bool),
-    "share_embedding": ColumnKey(str | None),
-    "fill_na": ColumnKey(Any),
+    "share_embedding": ColumnKey(Text | None),
+    "fill_na": ColumnKey(Number | int | str | None),
     "remap": ColumnKey(bool),
-    "splitter": ColumnKey(str),
-    "padding": ColumnKey(str),
-    "min_categr_count": ColumnKey(int),
+    "splitter": ColumnKey(Text),
+    "padding": ColumnKey(Literal["pre", "post"]),
+    "min_categr_count": ColumnKey(Positive),
     "num_buckets": ColumnKey(Positive),
-    "pca": ColumnKey(Annotated[dict[str, _Width], Field(min_length=1)] | None, derives=_VECTORS),
+    "pca": ColumnKey(Annotated[dict[Text, _Width], Field(min_length=1)] | None, derives=_VECTORS),
     "pca_whiten": ColumnKey(bool | Annotated[float, Field(ge=0, le=1)] | None, derives=_VECTORS),
     "pca_normalize": ColumnKey(bool, derives=_VECTORS),
     "pca_fit_on": ColumnKey(Literal["all", "train"], derives=_VECTORS),
@@ -213,16 +214,11 @@ def check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any, use
     """
     names: list[str] = []
     for column in feature_cols:
-        for key in column:
-            if key not in COLUMN_KEYS:
-                raise ConfigError(
-                    f"feature_cols: key {key!r} of column {column.get('name')!r} is not known; "
-                    f"{nearest(key, COLUMN_KEYS)}."
-                )
-        if "name" not in column:
-            raise ConfigError(f"feature_cols: a column without 'name': {column}.")
+        _check_keys("feature_cols", column)
         for key, value in column.items():
             check_value(f"column {column['name']!r}: {key}", COLUMN_KEYS[key].type, value)
+        if column.get("feature_encoder") is not None:
+            check_encoder(f"column {column['name']!r}: feature_encoder", column["feature_encoder"])
         names += column["name"] if isinstance(column["name"], list) else [column["name"]]
         if not column.get("active", True):
             continue
@@ -238,12 +234,29 @@ def check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any, use
             )
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"feature_cols: two columns have the name {twice[0]!r}; rename one.")
-    for label in label_col if isinstance(label_col, list) else [label_col]:
-        if "name" not in label:
-            raise ConfigError(f"label_col: {label!r} has no 'name'; e.g. {{name: label, dtype: float}}.")
+    labels = label_col if isinstance(label_col, list) else [label_col]
+    if len(labels) != 1:
+        raise ConfigError(f"label_col: found {len(labels)} labels; one is expected, e.g. {{name: label, dtype: float}}.")
+    _check_keys("label_col", labels[0])
+    for key, value in labels[0].items():
+        check_value(f"label_col {labels[0]['name']!r}: {key}", COLUMN_KEYS[key].type, value)
+    if labels[0]["name"] in names:
+        raise ConfigError(f"label_col: {labels[0]['name']!r} is a column of feature_cols too; take it out there.")
     for name in use_features or ():
         if name not in names:
             raise ConfigError(f"use_features: {name!r} is no column of feature_cols; {nearest(name, names)}.")
+
+
+def _check_keys(where: str, column: Any) -> None:
+    if not isinstance(column, Mapping):
+        raise ConfigError(f"{where}: found {column!r:.200}; a mapping with 'name' is expected.")
+    for key in column:
+        if key not in COLUMN_KEYS:
+            raise ConfigError(
+                f"{where}: key {key!r} of column {column.get('name')!r} is not known; {nearest(key, COLUMN_KEYS)}."
+            )
+    if "name" not in column:
+        raise ConfigError(f"{where}: a column without 'name': {column}; e.g. {{name: label, dtype: float}}.")
 
 
 def _flatten(feature_cols: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:

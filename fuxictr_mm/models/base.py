@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.config.code import check_metric
 from fuxictr_mm.config.keys import NonNegativeNumber, Positive, Regularizer, Share, check_arguments
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import HistorySimilarity
@@ -88,6 +89,8 @@ class MultimodalRankModel(ResumableModel):
         net_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
+        for metric in kwargs.get("metrics", ()):
+            check_metric("metrics", metric)
         super().__init__(
             feature_map,
             model_id=model_id,

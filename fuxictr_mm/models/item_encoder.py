@@ -11,6 +11,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import nn
 
 from fuxictr_mm.batch import MultimodalBatch
+from fuxictr_mm.config.code import check_feature_map
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers.alignment import ALIGNMENTS, Alignment
 from fuxictr_mm.models.item_vectors import ItemVectors
@@ -60,6 +61,7 @@ class ItemEncoder(nn.Module):
         modality_dropout: float,
     ) -> None:
         super().__init__()
+        check_feature_map(feature_map.features, "feature map")  # FuxiCTR's dictionary runs what it names
         # Where the model is, even if it embeds nothing but vectors as they are stored.
         self.register_buffer("nothing", torch.empty(0), persistent=False)
         self.embedding_layer = FeatureEmbeddingDict(

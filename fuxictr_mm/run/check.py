@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 import torch
 
-from fuxictr_mm.config.experiment import GROUP_METRICS, Experiment
+from fuxictr_mm.config.code import GROUP_METRICS
+from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.processor import refuse_rebuild
@@ -34,6 +35,7 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
     seen: dict[tuple[str, str], set[float]] = {}
     for experiment in experiments:
         _check_optimizer(experiment)
+        _check_gpu(experiment)
         _check_columns(experiment)
         if not experiment.get("valid_data"):
             raise ConfigError(
@@ -81,8 +83,15 @@ def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float
 def _check_optimizer(experiment: Experiment) -> None:
     name = experiment["optimizer"]
     found = {kind for kind, value in vars(torch.optim).items() if isinstance(value, type)} - {"Optimizer"}
+    found -= {"LBFGS", "SparseAdam"}  # want a closure, sparse gradients
     if name not in found and name.lower() != "adam":  # FuxiCTR knows that one in any case
         raise ConfigError(f"optimizer: {name!r} is none of torch.optim's; {nearest(name, found)}.")
+
+
+def _check_gpu(experiment: Experiment) -> None:
+    count, gpu = torch.cuda.device_count(), experiment.get("gpu", -1)
+    if count and gpu >= count:
+        raise ConfigError(f"gpu: {gpu} is not there; torch finds {count}, numbered from 0; -1 is the CPU.")
 
 
 def _check_columns(experiment: Experiment) -> None:

@@ -20,7 +20,7 @@ from fuxictr_mm.errors import DataError
 from fuxictr_mm.files import atomic_write, read_json, remove_leftovers, write_json
 from fuxictr_mm.training.progress import state_file
 
-__all__ = ["Result", "append_csv", "begin", "finish", "finished_result", "saved_params"]
+__all__ = ["Result", "append_csv", "begin", "ended_run", "finish", "finished_result", "saved_params"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,12 @@ def finish(result: Result) -> None:
 
 def finished_result(experiment: Experiment) -> Result | None:
     """Return the saved result of exactly these parameters on exactly these data files, or ``None``."""
+    result = ended_run(experiment)
+    return result if result is not None and set(result.valid) == set(experiment["metrics"]) else None
+
+
+def ended_run(experiment: Experiment) -> Result | None:
+    """The same, whatever metrics the run was evaluated by: they decide nothing of what it computes."""
     file = experiment.file(".result.json")
     if not file.is_file() or not experiment.checkpoint.is_file():
         return None

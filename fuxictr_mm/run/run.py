@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
+from fuxictr_mm.config.code import check_feature_map
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.demo.generator import best_auc, ensure_demo
@@ -22,11 +24,12 @@ from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.files import only_one
 from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.registry import register
+from fuxictr_mm.run.build import build_model
 from fuxictr_mm.run.check import check_runs
 from fuxictr_mm.run.evaluation import Evaluation, evaluate_split, unknown_targets
 from fuxictr_mm.run.log import RunLog
 from fuxictr_mm.run.provenance import current_commit
-from fuxictr_mm.run.results import Result, append_csv, begin, finish, finished_result
+from fuxictr_mm.run.results import Result, append_csv, begin, ended_run, finish, finished_result
 from fuxictr_mm.run.warnings import warnings_of
 from fuxictr_mm.training.checkpoint import load_weights
 from fuxictr_mm.training.progress import state_file
@@ -84,8 +87,8 @@ def run_experiment(
 ) -> Result:
     """Build features, train, and evaluate the best weights on valid and test.
 
-    With ``resume: True`` a run that has ended with these parameters on these data is not repeated, and one that was
-    interrupted continues where its last saved state is. What an earlier run of the same experiment id left is removed
+    With ``resume: True`` a run that has ended with these parameters on these data is not repeated (with other
+    ``metrics``, its weights are evaluated again), and one that was interrupted continues where its last saved state is. What an earlier run of the same experiment id left is removed
     when training begins, after every check; a second run of it at the same time is refused.
 
     Args:
@@ -104,13 +107,15 @@ def run_experiment(
                 append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
             print(f"{result.file.name}: this run has ended with the same parameters and data; it is not repeated")
             return result
-        result = _run(experiment, on_evaluation)
+        result = _run(experiment, on_evaluation, ended_run(experiment) if experiment.get("resume") else None)
         if csv_file is not None:
             append_csv(csv_file, result)
         return result
 
 
-def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any]], None]]) -> Result:
+def _run(
+    experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any]], None]], ended: Result | None
+) -> Result:
     params = dict(experiment.params)
     fingerprint, commit = experiment.fingerprint(), current_commit()
     log = RunLog(experiment.file(".log"))
@@ -125,18 +130,39 @@ def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any
         for split, shuffle in (("train", params.get("shuffle", True)), ("valid", False), ("test", False))
         if params.get(f"{split}_data")
     }
-    model: Any = experiment.model_class(feature_map, **params)
+    model = build_model(experiment, feature_map, next(iter(loaders["valid"])))
     model.count_parameters()
     if on_evaluation:
         model.on_evaluation = list(on_evaluation)
     if params.get("weights"):
         load_weights(model, params["weights"])
+    if ended is not None:  # the same training with other metrics
+        load_weights(model, experiment.checkpoint)
+        return _evaluated(experiment, model, loaders, ended)
     if not (params.get("resume") and state_file(model.checkpoint).is_file()):
         begin(experiment, feature_map_json)
         log.begin_anew()
     started = time.perf_counter()
     model.fit(loaders["train"], validation_data=loaders["valid"], **params)
-    seconds = getattr(model, "train_seconds", time.perf_counter() - started)
+    trained = Result(
+        expid=experiment.expid,
+        dataset_id=experiment.dataset_id,
+        valid={},
+        test={},
+        best_possible={},
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        seconds=getattr(model, "train_seconds", time.perf_counter() - started),
+        checkpoint=experiment.checkpoint,
+        commit=commit,
+        curve=getattr(model, "curve", []),
+        params_fingerprint=fingerprint,
+    )
+    return _evaluated(experiment, model, loaders, trained)
+
+
+def _evaluated(experiment: Experiment, model: Any, loaders: dict[str, MMCTRDataLoader], trained: Result) -> Result:
+    """The result of a training: the metrics of the best weights, written beside them."""
+    params = experiment.params
     clicks = loaders["train"].training.users_per_item
     evaluated: dict[str, Evaluation] = {}
     for split in ("valid", "test"):
@@ -150,21 +176,14 @@ def _run(experiment: Experiment, on_evaluation: Sequence[Callable[[dict[str, Any
         for split in ("train", *evaluated):
             unknown[split] = unknown_targets(model, loaders[split], training=split == "train")
     best = {split: best_auc(params[f"{split}_data"]) for split in evaluated}
-    result = Result(
-        expid=experiment.expid,
-        dataset_id=experiment.dataset_id,
+    result = replace(
+        trained,
         valid=evaluated["valid"].overall,
         test=evaluated["test"].overall if "test" in evaluated else {},
         best_possible={split: auc for split, auc in best.items() if auc is not None},
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        seconds=seconds,
-        checkpoint=experiment.checkpoint,
-        commit=commit,
         by_frequency={split: found.by_frequency for split, found in evaluated.items()},
         unknown_targets=unknown,
-        curve=getattr(model, "curve", []),
         warnings=warnings_of(model, loaders["valid"], evaluated, unknown),
-        params_fingerprint=fingerprint,
     )
     for sentence in result.warnings:
         logging.warning(sentence)
@@ -193,6 +212,7 @@ def read_feature_map(file: Path, params: dict[str, Any]) -> FeatureMap:
     """
     feature_map = FeatureMap(params["dataset_id"], str(Path(params["data_root"]) / params["dataset_id"]))
     feature_map.load(str(file), {**params, "use_features": None})
+    check_feature_map(feature_map.features, str(file))
     return feature_map
 
 

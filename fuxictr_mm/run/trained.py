@@ -15,6 +15,7 @@ from fuxictr_mm.data.loader import item_columns, named_item_table
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.run.build import build_model
 from fuxictr_mm.run.results import saved_params
 from fuxictr_mm.run.run import build_features, read_feature_map, warn_without_gpu
 from fuxictr_mm.training.checkpoint import load_weights
@@ -66,7 +67,7 @@ class Trained:
             feature_map = read_feature_map(experiment.file(".feature_map.json"), params)
         else:
             feature_map, _ = build_features(params)
-        model = experiment.model_class(feature_map, **params)
+        model = build_model(experiment, feature_map)
         load_weights(model, weights or experiment.checkpoint)
         return cls.of(model, feature_map, params)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from fuxictr_mm.config.experiment import GROUP_METRICS
+from fuxictr_mm.config.code import GROUP_METRICS
 from fuxictr_mm.config.keys import Positive, check_value
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split, number_groups

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.config.keys import KEYS, nearest
+from fuxictr_mm.config.keys import KEYS, FileName, Text, check_value, nearest
 from fuxictr_mm.config.yaml_files import REPOSITORY, read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
@@ -24,7 +24,12 @@ from fuxictr_mm.study.vary import canonical, digest, vary
 
 __all__ = ["Tuner", "read_tuner", "tuner_variants", "write_configs"]
 
-TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
+TUNER_KEYS: dict[str, Any] = {
+    "base_config": Text | None,
+    "base_expid": FileName,
+    "dataset_id": FileName | None,
+    "tuner_space": dict[Text, Any],
+}
 HEADER = "# Written by run_param_tuner.py from the tuner file beside this folder; changes here are lost.\n"
 
 
@@ -74,21 +79,21 @@ def read_tuner(path: str | Path) -> Tuner:
     for key in ("base_expid", "tuner_space"):
         if not content.get(key):
             raise ConfigError(f"{file}: key {key!r} is missing or empty; a tuner file needs it.")
+    for key, kind in TUNER_KEYS.items():
+        check_value(f"{file}: key {key!r}", kind, content.get(key))
     config = content.get("base_config")
     base = REPOSITORY if file.is_relative_to(REPOSITORY) else file.parent
     return Tuner(
         file=file,
-        base_expid=str(content["base_expid"]),
+        base_expid=content["base_expid"],
         base_config=None if config is None else (base / config).resolve(),
         dataset_id=content.get("dataset_id"),
         space=_read_space(file, content["tuner_space"]),
     )
 
 
-def _read_space(file: Path, space: Any) -> dict[str, list[Any]]:
-    if not isinstance(space, dict):
-        raise ConfigError(f"{file}: tuner_space must map keys to lists of values; found {space!r}.")
-    lists = {str(key): values if isinstance(values, list) else [values] for key, values in space.items()}
+def _read_space(file: Path, space: dict[str, Any]) -> dict[str, list[Any]]:
+    lists = {key: values if isinstance(values, list) else [values] for key, values in space.items()}
     for key, values in lists.items():
         if not values:
             raise ConfigError(f"{file}: tuner_space: {key!r} has no values; list at least one.")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.config.keys import nearest
+from fuxictr_mm.config.keys import FileName, Text, check_value, nearest
 from fuxictr_mm.config.yaml_files import REPOSITORY, read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.run.run import resolve_experiment
@@ -90,8 +90,9 @@ def read_study(name: str) -> Study:
         for key in entry:
             if key not in ("expid", "names"):
                 raise ConfigError(f"{file}: base: {dataset_id}: key {key!r} is not read; known: expid, names.")
-        if "expid" not in entry or not isinstance(entry.get("names", {}), dict):
-            raise ConfigError(f"{file}: base: {dataset_id}: found {entry}; an 'expid' and a mapping 'names' are read.")
+        check_value(f"{file}: base: {dataset_id}: expid", FileName, entry.get("expid"))
+        check_value(f"{file}: base: {dataset_id}: names", dict[Text, Text | int | float], entry.get("names", {}))
+    check_value(f"{file}: over", Text | None, content.get("over"))
     crossing = _section(file, "crossed_with", content["crossed_with"]) if "crossed_with" in content else {}
     plain = list(variants.items())
     for more, besides in crossing.items():
@@ -103,6 +104,8 @@ def read_study(name: str) -> Study:
 def _section(file: Path, key: str, section: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(section, dict) or not section or not all(isinstance(value, dict) for value in section.values()):
         raise ConfigError(f"{file}: {key!r} must map names to mappings, e.g. {SECTIONS[key]}; found {section!r}.")
+    for name, value in section.items():
+        check_value(f"{file}: {key}: {name}", dict[Text, Any], value)
     return {str(name): value for name, value in section.items()}
 
 

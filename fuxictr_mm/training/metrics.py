@@ -10,6 +10,7 @@ import numpy as np
 from fuxictr import metrics as host_metrics
 from sklearn.metrics import log_loss
 
+from fuxictr_mm.config.code import check_metric
 from fuxictr_mm.errors import ConfigError
 
 __all__ = ["evaluate_metrics", "group_auc"]
@@ -67,5 +68,6 @@ def evaluate_metrics(
         elif metric in ("logloss", "binary_crossentropy"):
             results[metric] = float(log_loss(y_true, y_pred, labels=[0, 1]))
         else:
+            check_metric("metrics", metric)  # FuxiCTR runs it as code
             results.update(host_metrics.evaluate_metrics(y_true, y_pred, [metric], group_id))
     return results

@@ -59,5 +59,5 @@ def test_group_metric_without_groups_is_refused() -> None:
 
 
 def test_unknown_metric_is_refused() -> None:
-    with pytest.raises(ValueError, match="metric=accuracy not supported"):
+    with pytest.raises(ConfigError, match="metrics: 'accuracy' is not known"):
         evaluate_metrics(np.array([0.0, 1]), np.array([0.1, 0.2]), ["accuracy"])

@@ -116,9 +116,10 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             y: ignored.
 
         Raises:
-            ValueError: fewer than 2 rows, NaN or inf in ``X``, or ``n_components`` is larger than the rows allow.
+            ValueError: fewer than 2 rows, NaN or inf in ``X``, a setting is out of its bounds, or ``n_components`` is
+                larger than the rows allow.
         """
-        self._check_n_components()
+        self._check_settings()
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=True)
         self._moments = None
         self._accumulate(X)
@@ -133,9 +134,9 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             y: ignored.
 
         Raises:
-            ValueError: NaN or inf in ``X``, another width than before, or the estimator came from ``from_arrays``.
+            ValueError: NaN or inf in ``X``, a setting is out of its bounds, another width than before, or the estimator came from ``from_arrays``.
         """
-        self._check_n_components()
+        self._check_settings()
         first = not self.__sklearn_is_fitted__()
         if not first and self._moments is None:
             raise ValueError(
@@ -251,7 +252,7 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _check_n_components(self) -> None:
+    def _check_settings(self) -> None:
         size = self.n_components
         whole = isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
         share = isinstance(size, Real) and not isinstance(size, Integral) and 0 < size < 1
@@ -259,6 +260,11 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError(
                 f"n_components={size!r} must be a whole number >= 1, a share of variance between 0 and 1, or None."
             )
+        is_number = isinstance(self.whiten, Real) and not isinstance(self.whiten, bool | np.bool_)
+        if not (isinstance(self.whiten, bool | np.bool_) or (is_number and 0 <= self.whiten <= 1)):
+            raise ValueError(f"whiten={self.whiten!r} must be True, False, or a number between 0 and 1.")
+        if not isinstance(self.normalize, bool | np.bool_):
+            raise ValueError(f"normalize={self.normalize!r} must be True or False.")
 
     def _accumulate(self, X: np.ndarray) -> None:
         moments = self._moments
