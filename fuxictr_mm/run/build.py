@@ -1,16 +1,21 @@
 """Building a model from its parameters, so that values which do not fit together end in a sentence."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fuxictr_mm.config.experiment import Experiment
+from fuxictr_mm.data.rows import available_memory
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.training.replay import rng_state, set_rng_state
 
 __all__ = ["build_model"]
+
+COPIES = 4  # of the weights while Adam trains on a CPU: themselves, their gradients and two moments
 
 
 def build_model(experiment: Experiment, feature_map: Any, batch: Any = None) -> Any:
@@ -42,15 +47,17 @@ def build_model(experiment: Experiment, feature_map: Any, batch: Any = None) -> 
                     f"its default {default!r} works."
                 ) from failure
     raise ConfigError(
-        f"experiment {experiment.expid}: {name} cannot be built from these values ({why}); check the widths and names "
-        "of the YAML."
+        f"experiment {experiment.expid}: {name} cannot be built from these values ({why}); check its widths, "
+        "and the feature_encoder of its columns."
     ) from failure
 
 
 def _attempt(model_class: type, feature_map: Any, params: Mapping[str, Any], batch: Any) -> tuple[Any, Exception | None]:
     before = rng_state()
+    trains_here = batch is not None and params.get("gpu", -1) < 0
     try:
-        model: Any = model_class(feature_map, **params)
+        with _within_memory(COPIES if trains_here else 1):
+            model: Any = model_class(feature_map, **params)
         if batch is not None:
             after = rng_state()
             with torch.no_grad():
@@ -64,6 +71,24 @@ def _attempt(model_class: type, feature_map: Any, params: Mapping[str, Any], bat
         set_rng_state(before)
         return None, err
     return model, None
+
+
+@contextmanager
+def _within_memory(copies: int) -> Iterator[None]:
+    """Stop a model that memory does not hold before its weights are written to, when the system would kill us."""
+    limit, found = available_memory(), 0
+
+    def count(_: torch.nn.Module, name: str, parameter: torch.Tensor | None) -> None:
+        nonlocal found
+        found += 0 if parameter is None else copies * parameter.numel() * parameter.element_size()
+        if found > limit:
+            raise MemoryError(f"its weights need more than the {limit / 1e9:.1f} GB of memory that are free")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _defaults(model_class: type) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of the vector's blocks, are written sorted.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ TUNER_KEYS: dict[str, Any] = {
     "dataset_id": FileName | None,
     "tuner_space": dict[Text, Any],
 }
+MOST = 10_000  # experiments of a sweep
 HEADER = "# Written by run_param_tuner.py from the tuner file beside this folder; changes here are lost.\n"
 
 
@@ -113,6 +115,8 @@ def tuner_variants(tuner: Tuner, base: Experiment) -> list[Variant]:
     Raises:
         ConfigError: a key or value that cannot be used, or two combinations of one name.
     """
+    if (count := math.prod(len(values) for values in tuner.space.values())) > MOST:
+        raise ConfigError(f"{tuner.file}: tuner_space: {count:,} combinations, more than {MOST:,}; list fewer values.")
     datasets: dict[str, str] = {}
     found: dict[str, Variant] = {}
     for combination in itertools.product(*tuner.space.values()):

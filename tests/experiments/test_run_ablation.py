@@ -249,7 +249,7 @@ REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     ({"over": "num_heads"}, [], "over 'num_heads': the variant 'full' is no number"),
     ({"variant": {}}, [], "key 'variant' is not read; nearest: variants"),
     ({"base": {"clusters": {"expid": "din", "name": {}}}}, [], "key 'name' is not read; known: expid"),
-    ({"base": {"clusters": {}}}, [], "an 'expid' and a mapping 'names' are read"),
+    ({"base": {"clusters": {}}}, [], "base: clusters: expid: found None; text is expected"),
     ({"variants": ["a"]}, [], "'variants' must map names to mappings, e.g. full: {}; found ['a']"),
     ({}, ["--variants", "full", "noSE"], "--variants 'noSE': the study has no such variant; nearest: no SE"),
     ({}, ["--dataset", "cluster"], "--dataset cluster: "),

@@ -190,7 +190,7 @@ REFUSED: dict[str, tuple[Any, list[str], str]] = {
         [],
         "pca: found {'text': 0}; at least 1 at 'text'",
     ),
-    "a number that YAML reads as text": ({"learning_rate": [0.1, "1e-3"]}, [], "YAML reads 1e-3 as text"),
+    "text for a number": ({"learning_rate": [0.1, "0.01"]}, [], "key 'learning_rate' of experiment din: found '0.01'"),
     "unknown model": ({"model": ["DIN_SE_MHTA", "DIN_SE"]}, [], "model: 'DIN_SE' is not a registered model"),
     "tag without match": ({"use_se": [True, False]}, ["--tag", "xyz"], "--tag xyz: in none of the 2 ids"),
 }

@@ -122,7 +122,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"dnn_hidden_units": [32, 16]}, r"has the value 32, but the base experiment has the list \[32, 16\]"),
     ({"feature_cols.item_embb.pca": [None]}, "no column 'item_embb'; nearest: item_emb"),
     ({"feature_cols.pca": [None]}, r"must be feature_cols.<column>.<key>; columns: \['user_id'"),
-    (["num_heads"], "tuner_space must map keys to lists of values"),
+    (["num_heads"], r"key 'tuner_space': found \['num_heads'\]; a mapping is expected"),
     ({}, "key 'tuner_space' is missing or empty"),
 ]
 
