@@ -52,7 +52,7 @@ from fuxictr_mm.study.variants import read_study, study_variants
 # What people type -> what they mean; text that means no value of its own is itself.
 NAN = float("nan")
 ODD: dict[str, Any] = {
-    "-1": -1, "0": 0, "1": 1, "3": 3, "1.5": 1.5, "-0.1": -0.1, "1e-6": 1e-6, "2E-1": 0.2, "1_000": 1000, "true": True,
+    "-1": -1, "0": 0, "1": 1, "3": 3, "1.5": 1.5, "-0.1": -0.1, "1e-6": 1e-6, "2E-1": 0.2, "1_0": 10, "true": True,
     "yes": True, "off": False, "null": None, "'1'": "1", "'False'": "False", "''": "", "foo": "foo", "010": "010",
     "1:30": "1:30", "2024-01-01": "2024-01-01", ".inf": math.inf, "-.inf": -math.inf, ".nan": NAN, "1e400": math.inf,
     "1e30": 1e30, "9223372036854775808": 2**63, "1000000000000": 10**12, "[]": [], "[1]": [1], "[8, -1]": [8, -1],
@@ -62,7 +62,7 @@ ODD: dict[str, Any] = {
 # Keys that take what no other key takes.
 NEGATIVE = {"gpu", "data_block_size", "fill_na", "monitor"}
 EMPTY = {"similarity", "source", "fill_na", "stacked_dnn_hidden_units", "parallel_dnn_hidden_units", "mlp_hidden_units"}
-EMPTY |= {"fs1_context", "fs2_context"}
+EMPTY |= {"fs1_context", "fs2_context", "feature_specs", "modality_data", "dnn_hidden_units", "attention_hidden_units"}
 SECONDS = 60  # a value that takes longer hangs
 
 MODEL: dict[str, Any] = {
@@ -149,8 +149,8 @@ class Workplace:
     def config(self, model: Mapping[str, Any], dataset: Mapping[str, Any] | None = None, text: str = "") -> Path:
         """A config folder; ``text`` stands where a value is ``"@@"``."""
         self.number += 1
-        folder = self.folder / f"c{self.number}"
-        folder.mkdir()
+        folder = self.folder / f"c{self.number}" / "config"
+        folder.mkdir(parents=True)
         files = {"model_config": {"run": {**MODEL, **model}}, "dataset_config": {"tiny": dataset or self.dataset}}
         for name, content in files.items():
             written = yaml.safe_dump(content, sort_keys=False, width=1000)
@@ -162,8 +162,11 @@ class Workplace:
         experiment = resolve_experiment("run", config, **({} if key == "gpu" else {"gpu": -1}))
         read = (of or (lambda params: params.get(key)))(experiment.params)
         # Values that take a whole training to see nothing of are not trained to the end.
-        long = {key: 1 for key in ("epochs",) if experiment[key] > 3}
+        long: dict[str, Any] = {"epochs": 1} if experiment["epochs"] > 3 else {}
+        long |= {"torch_compile": False} if experiment.get("torch_compile") else {}
         result = run_experiment(experiment.but(**long))
+        if key in KEYS and KEYS[key].path and isinstance(read, str):  # made absolute
+            read = Path(read).name
         numbers = [*result.valid.values(), *(entry["train_loss"] for entry in result.curve)]
         if not all(math.isfinite(number) for number in numbers):
             raise ArithmeticError(f"trained to metrics that are no numbers: {result.valid}")
@@ -200,6 +203,8 @@ def meaning(key: str, annotation: Any, text: str) -> Any:
         return REFUSED
     if kind in (str, list, dict) and not value and key not in EMPTY:
         return REFUSED
+    if key in KEYS and KEYS[key].path and kind is str:
+        return Path(value).name
     if kind is list and any(type(part) is int and part < 0 for part in value):
         return REFUSED
     return value
@@ -465,7 +470,7 @@ def _strangers(place: Workplace) -> Iterator[Trial]:
     }.items():
 
         def use(key: str = key.strip(), value: Any = value) -> Any:
-            copy = config.with_name(f"{config.name}_{abs(hash((key, str(value))))}")
+            copy = config.with_name(f"{key}_{len(str(value))}")
             shutil.copytree(config, copy)
             file = copy / "ck" / "tiny" / "run.feature_map.json"
             content = json.loads(file.read_text())
@@ -479,7 +484,7 @@ def _strangers(place: Workplace) -> Iterator[Trial]:
             continue
 
         def read(key: str = key, value: Any = value) -> Any:
-            copy = config.with_name(f"{config.name}_{key}")
+            copy = config.with_name(f"parameters_{key}")
             shutil.copytree(config, copy)
             file = copy / "ck" / "tiny" / "run.params.json"
             file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
@@ -547,6 +552,8 @@ def judge(trial: Trial) -> tuple[str, str]:
         if not trial.may_refuse:
             return "wrong", f"refused: {sentence}"
         key = trial.key.strip()
+        if trial.way.startswith(("column (", "label_col")) and re.search(r"'emb'|'clicks'|'level'|'tags'|item column", sentence):
+            key = ""  # the sentence names the column
         if not re.search(rf"(?<![a-z_]){re.escape(key)}(?![a-z_])", sentence):
             return "wrong", f"the sentence does not name {key}: {sentence}"
         if "\n" in sentence.strip() or "Traceback" in sentence:

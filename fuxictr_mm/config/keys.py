@@ -28,6 +28,7 @@ __all__ = [
     "Number",
     "Positive",
     "PositiveNumber",
+    "Rate",
     "Share",
     "Text",
     "Widths",
@@ -42,6 +43,8 @@ Positive = Annotated[int, Field(ge=1, le=MOST)]
 NonNegative = Annotated[int, Field(ge=0, le=MOST)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# A learning rate or the spread of first weights: a thousand times what anybody uses, and a typing error beyond.
+Rate = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout rate, or a part of the items
 Widths = Annotated[Sequence[Positive], Field(min_length=1)]  # hidden units
@@ -242,7 +245,7 @@ KEYS: dict[str, Key] = {
     "task": Key(Literal["binary_classification"], "FuxiCTR"),
     "loss": Key(Literal["binary_crossentropy", "binary_cross_entropy", "bce"], "FuxiCTR", required=True),
     "optimizer": Key(Text, "FuxiCTR", required=True),
-    "learning_rate": Key(NonNegativeNumber, "model"),
+    "learning_rate": Key(Rate, "model"),
     "embedding_regularizer": Key(Regularizer, "FuxiCTR"),
     "net_regularizer": Key(Regularizer, "FuxiCTR"),
     "max_gradient_norm": Key(PositiveNumber, "fit"),

@@ -51,7 +51,7 @@ COLUMN_KEYS: dict[str, ColumnKey] = {
     "pretrain_dim": ColumnKey(Positive | None),
     "pretrain_usage": ColumnKey(Literal["init", "sum", "concat"]),
     "freeze_emb": ColumnKey(bool),
-    "share_embedding": ColumnKey(Text | None),
+    "share_embedding": ColumnKey(Text),
     "fill_na": ColumnKey(Number | int | str | None),
     "remap": ColumnKey(bool),
     "splitter": ColumnKey(Text),
@@ -219,6 +219,11 @@ def check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any, use
             check_value(f"column {column['name']!r}: {key}", COLUMN_KEYS[key].type, value)
         if column.get("feature_encoder") is not None:
             check_encoder(f"column {column['name']!r}: feature_encoder", column["feature_encoder"])
+        if "emb_output_dim" in column and not column.get("feature_encoder"):
+            raise ConfigError(
+                f"column {column['name']!r}: emb_output_dim says how wide feature_encoder makes it, and there is none; "
+                "set embedding_dim."
+            )
         names += column["name"] if isinstance(column["name"], list) else [column["name"]]
         if not column.get("active", True):
             continue

@@ -43,6 +43,7 @@ def load_experiment(
     file, own = _blocks(found[expid], "model_config")[expid]
     base = _read_blocks(file).get("Base", _blocks(found[expid], "model_config").get("Base", (file, None))[1])
     model = {**_mapping(file, "Base", base), **_mapping(file, expid, own), "model_id": expid}
+    _check_own_name(file, expid, "model_id", own)
     if dataset_id is None and "dataset_id" not in model:
         raise ConfigError(f"experiment {expid}: key 'dataset_id' is missing; add it to the YAML.")
     return absolute_paths(model, config_dir), load_dataset(dataset_id or model["dataset_id"], config_dir)
@@ -64,6 +65,7 @@ def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[
             f"dataset_id {dataset_id}: not described in {_places([directory])}; {nearest(dataset_id, known)}."
         )
     file, content = known[dataset_id]
+    _check_own_name(file, dataset_id, "dataset_id", content)
     return absolute_paths({"dataset_id": dataset_id, **_mapping(file, dataset_id, content)}, config_dir)
 
 
@@ -200,6 +202,12 @@ def _mapping(file: Path, name: str | None, content: Any) -> dict[Any, Any]:
         what = "names to keys" if name is None else "keys to values"
         raise ConfigError(f"{where}a mapping from {what} is expected; found {content!r:.80}.")
     return content or {}
+
+
+def _check_own_name(file: Path, name: str, key: str, content: Any) -> None:
+    """The block's name is the id, as in FuxiCTR; another one inside it would be lost in silence."""
+    if isinstance(content, dict) and content.get(key, name) != name:
+        raise ConfigError(f"{file}: {name}: key {key!r} is {content[key]!r:.200}; the block's name is its id, leave it out.")
 
 
 def _places(directories: list[Path]) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.config.code import check_metric
-from fuxictr_mm.config.keys import NonNegativeNumber, Positive, Regularizer, Share, check_arguments
+from fuxictr_mm.config.keys import Positive, Rate, Regularizer, Share, check_arguments
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import HistorySimilarity
 from fuxictr_mm.layers.alignment import Alignment
@@ -77,7 +77,7 @@ class MultimodalRankModel(ResumableModel):
         model_id: str = "MultimodalRankModel",
         gpu: int = -1,
         embedding_dim: Positive = 64,
-        embedding_std: NonNegativeNumber = 1e-4,
+        embedding_std: Rate = 1e-4,
         alignment: Alignment = "linear",
         similarity: Sequence[str] = (),
         similarity_top_k: Positive = 3,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from fuxictr.pytorch.layers import DIN_Attention, MLP_Block, MultiHeadTargetAttention
 
-from fuxictr_mm.config.keys import Activations, NonNegativeNumber, Positive, PositiveNumber, Share, Widths
+from fuxictr_mm.config.keys import Activations, Positive, PositiveNumber, Rate, Share, Widths
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import BiasedDotProductAttention
 from fuxictr_mm.layers.activations import checked_activations
@@ -59,7 +59,7 @@ class DIN_SE_MHTA(MultimodalRankModel):
         se_activation: Literal["Sigmoid", "ReLU"] = "Sigmoid",
         net_dropout: Share = 0.2,
         batch_norm: bool = False,
-        learning_rate: NonNegativeNumber = 1e-3,
+        learning_rate: Rate = 1e-3,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_map, model_id=model_id, **kwargs)

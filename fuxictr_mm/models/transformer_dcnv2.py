@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from fuxictr.pytorch.layers import CrossNetV2, MLP_Block
 
-from fuxictr_mm.config.keys import Activations, NonNegative, NonNegativeNumber, Positive, Share, Widths
+from fuxictr_mm.config.keys import Activations, NonNegative, Positive, Rate, Share, Widths
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import HistoryEncoder, LowRankCrossNet, Slots
 from fuxictr_mm.layers.activations import checked_activations
@@ -58,7 +58,7 @@ class Transformer_DCNv2(MultimodalRankModel):
         cross_rank: Positive | None = None,
         net_dropout: Share = 0.2,
         batch_norm: bool = False,
-        learning_rate: NonNegativeNumber = 5e-4,
+        learning_rate: Rate = 5e-4,
         max_len: Positive = 100,
         **kwargs: Any,
     ) -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.data.rows import available_memory
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.training.replay import rng_state, set_rng_state
 
 __all__ = ["build_model"]
@@ -60,10 +61,7 @@ def _attempt(model_class: type, feature_map: Any, params: Mapping[str, Any], bat
             model: Any = model_class(feature_map, **params)
         if batch is not None:
             after = rng_state()
-            with torch.no_grad():
-                model.eval()
-                model.forward(batch)
-            model.train()
+            _try_out(model, batch)
             set_rng_state(after)
     except (ConfigError, DataError):
         raise
@@ -71,6 +69,19 @@ def _attempt(model_class: type, feature_map: Any, params: Mapping[str, Any], bat
         set_rng_state(before)
         return None, err
     return model, None
+
+
+def _try_out(model: Any, batch: Any) -> None:
+    """Score a batch, and with a model of FuxiCTR's once more as in training, where some take other ways."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        if not torch.isfinite(model.eval().forward(batch)["y_pred"]).all():
+            raise ArithmeticError("its first scores are no finite numbers")
+        model.train()
+        if not isinstance(model, MultimodalRankModel) and len(batch) > 1:  # of one row, batch norm has no statistics
+            model.forward(batch)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 @contextmanager

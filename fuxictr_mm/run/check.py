@@ -1,14 +1,13 @@
 """May this run? Everything about an experiment and its files that can be answered before anything is touched."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
 
-from fuxictr_mm.config.code import GROUP_METRICS
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.config.keys import nearest
+from fuxictr_mm.config.keys import KEYS, nearest
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.processor import refuse_rebuild
 from fuxictr_mm.files import open_parquet
@@ -34,6 +33,7 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
     """
     seen: dict[tuple[str, str], set[float]] = {}
     for experiment in experiments:
+        _check_files(experiment)
         _check_optimizer(experiment)
         _check_gpu(experiment)
         _check_columns(experiment)
@@ -64,11 +64,12 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
 def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float]:
     """The distinct labels of a file; none where it may come without."""
     schema = experiment.schema
-    needed = (schema.item_col, schema.history_col, *((schema.label_col,) if required else ()))
-    groups = [m for m in experiment["metrics"] if m.split("(")[0] in GROUP_METRICS]
-    if required and groups and schema.group_id is not None:
-        needed += (schema.group_id,)
-    file = open_parquet(path, needed)
+    file = open_parquet(path)
+    for column, key in _needed(experiment, required=required).items():
+        if column not in file.schema_arrow.names:
+            raise DataError(
+                f"{path}: column {column!r} is missing; found {file.schema_arrow.names}; check {key} in the YAML."
+            )
     if schema.label_col not in file.schema_arrow.names:
         return set()
     found: set[float] = set()
@@ -78,6 +79,26 @@ def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float
         if len(found) > 1:
             break
     return found
+
+
+def _needed(experiment: Experiment, *, required: bool) -> dict[str, str]:
+    """Column of a split -> the key that names it."""
+    schema = experiment.schema
+    needed = {column.name: "the 'name' of a column in 'feature_cols'" for column in schema.context_columns}
+    if required:
+        needed[schema.label_col] = "the 'name' in 'label_col'"
+        if schema.group_id is not None:
+            needed[schema.group_id] = "'group_id'"
+    return {**needed, schema.history_col: "'history_col'", schema.item_col: "'item_col'"}
+
+
+def _check_files(experiment: Experiment) -> None:
+    for key in (key for key, known in KEYS.items() if known.content):
+        value = experiment.get(key)
+        for name, path in value.items() if isinstance(value, Mapping) else [(key, value)]:
+            if path and not (set(path) & set("*?[") or Path(path).exists() or Path(f"{path}.parquet").exists()):
+                inside = "" if name == key else f" of {name!r}"
+                raise DataError(f"{path}: file not found; check the path{inside} in {key!r}.")
 
 
 def _check_optimizer(experiment: Experiment) -> None:
