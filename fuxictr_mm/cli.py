@@ -84,7 +84,7 @@ def run(argv: list[str]) -> None:
     from fuxictr_mm.run import resolve_experiment, run_experiment
 
     changes: dict[str, Any] = {"resume": True} if args.resume else {}
-    if args.weights:
+    if args.weights is not None:
         changes["weights"] = str(Path(args.weights).resolve())
     experiment = resolve_experiment(args.expid, args.config, args.dataset, gpu=args.gpu, **changes)
     name = Path(args.config).name.removesuffix(".yaml") if args.config else "config"
@@ -157,7 +157,7 @@ def export(argv: list[str]) -> None:
         "weights": file_fingerprint(args.weights or experiment.checkpoint),
     }
     if args.to.suffix == ".onnx":
-        print(export_onnx(model, args.to, about, args.opset or DEFAULT_OPSET).to_table())
+        print(export_onnx(model, args.to, about, DEFAULT_OPSET if args.opset is None else args.opset).to_table())
     else:
         export_safetensors(model, args.to, about)
     print(f"written: {args.to} ({args.to.stat().st_size:,} bytes)")

@@ -57,7 +57,7 @@ def check_encoder(where: str, encoder: Any) -> None:
         name, _ = _call(text)
         if name not in ENCODERS:
             raise ConfigError(
-                f"{where}: found {text!r:.200}; FuxiCTR would run it as code, so only a layer with plain values passes, "
+                f"{where}: found {text!r:.200}; FuxiCTR would run it as code, so only layers with plain values pass, "
                 f"e.g. layers.MaskedAveragePooling() or nn.Identity(); {nearest(name or text, ENCODERS)}."
             )
 
@@ -72,7 +72,7 @@ def check_initializer(where: str, initializer: Any) -> None:
         name, first = _call(initializer)
         if not (initializer in INITIALIZERS or (name == "partial" and first in INITIALIZERS)):
             raise ConfigError(
-                f"{where}: found {initializer!r:.200}; FuxiCTR would run it as code, so only torch's initializers pass, "
+                f"{where}: found {initializer!r:.200}; FuxiCTR would run it as code, so only those of torch pass, "
                 "e.g. partial(nn.init.normal_, std=1e-4)."
             )
 
@@ -112,14 +112,16 @@ def check_feature_map(features: Mapping[str, Any], where: str) -> None:
         if spec.get("feature_encoder"):
             check_encoder(f"{at}: feature_encoder", spec["feature_encoder"])
         if "pretrained_emb" in spec:
-            raise ConfigError(f"{at}: 'pretrained_emb' reads files that nothing here writes; train the experiment again.")
+            raise ConfigError(
+                f"{at}: 'pretrained_emb' reads files that nothing here writes; train the experiment again."
+            )
         for key in ("item_ids", "item_column"):
             if key in spec:
                 check_value(f"{at}: {key}", FileName, spec[key])
 
 
 def _call(text: Any) -> tuple[str, str]:
-    """``name(first, ...)`` -> its dotted name, and that of its first argument; empty where it is no call of literals."""
+    """``name(first, ...)`` -> its dotted name, and that of its first argument; empty where it is no such call."""
     try:
         call = ast.parse(text, mode="eval").body if isinstance(text, str) and len(text) < 1000 else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):

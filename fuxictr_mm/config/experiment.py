@@ -30,7 +30,7 @@ from fuxictr_mm.config.yaml_files import load_experiment
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import file_fingerprint
 
-__all__ = ["Experiment", "identity"]
+__all__ = ["Experiment", "annotations_of_model", "identity"]
 
 # Parameters of constructors and of fit that no YAML gives.
 _NOT_KEYS = {"feature_map", "data_generator", "validation_data", "args", "kwargs"}
@@ -183,7 +183,7 @@ def check_keys(params: Mapping[str, Any], model_class: type) -> None:
     for key, known in KEYS.items():
         if known.required and params.get(key) is None:
             raise ConfigError(f"{where}: key {key!r} is missing; add it to the YAML.")
-    types = {**_signature_types(model_class), **{key: known.type for key, known in KEYS.items()}}
+    types = {**annotations_of_model(model_class), **{key: known.type for key, known in KEYS.items()}}
     for key, value in params.items():
         if key not in types:
             raise ConfigError(
@@ -198,7 +198,7 @@ def check_keys(params: Mapping[str, Any], model_class: type) -> None:
     _check_metrics(params)
 
 
-def _signature_types(model_class: Any) -> dict[str, Any]:
+def annotations_of_model(model_class: Any) -> dict[str, Any]:
     """Key -> annotation of everything that a model's constructors and its ``fit`` name, the nearest class first."""
     readers = [model_class.fit]
     for owner in model_class.__mro__:
@@ -258,8 +258,7 @@ def _check_metrics(params: Mapping[str, Any]) -> None:
             raise ConfigError(f"monitor: {name!r} is not among metrics {metrics}; add it there.")
     if isinstance(monitor, str):
         better = "min" if monitor in ("logloss", "binary_crossentropy") else "max"
-        if params.get("monitor_mode", "max") != better:
+        if (mode := params.get("monitor_mode", "max")) != better:
             raise ConfigError(
-                f"monitor_mode: {params.get('monitor_mode', 'max')} would keep the worst weights by monitor: {monitor}; "
-                f"set monitor_mode: {better}."
+                f"monitor_mode: {mode} would keep the weights with the worst {monitor}; set monitor_mode: {better}."
             )

@@ -60,7 +60,7 @@ Regularizer = (
 
 def _file_name(name: str) -> str:
     if not name.strip() or ".." in name or re.search(r"[/\\]", name) or not name.isprintable():
-        raise PydanticCustomError("file_name", "a name that files can have, without '/', '\\\\', '..' and control signs,")
+        raise PydanticCustomError("file_name", "a name that files can have, without slashes, '..' and control signs,")
     if len(name.encode(errors="replace")) > 150:  # a file system takes 255 bytes, and suffixes and seeds follow
         raise PydanticCustomError("file_name", "a name of at most 150 bytes")
     return name
@@ -132,10 +132,10 @@ def _wish(entry: Mapping[str, Any]) -> str:
         "string_too_short": "text that is not empty",
         "none_required": "null",
         "is_type": "a class, which no YAML can name,",
-        "greater_than_equal": f"at least {bounds.get('ge', 0):g}",
-        "greater_than": f"more than {bounds.get('gt', 0):g}",
-        "less_than_equal": f"at most {bounds.get('le', 0):g}",
-        "less_than": f"less than {bounds.get('lt', 0):g}",
+        "greater_than_equal": f"at least {bounds.get('ge', 0):.15g}",
+        "greater_than": f"more than {bounds.get('gt', 0):.15g}",
+        "less_than_equal": f"at most {bounds.get('le', 0):.15g}",
+        "less_than": f"less than {bounds.get('lt', 0):.15g}",
         "too_short": f"a list of at least {bounds.get('min_length')}",
         "list_type": "a list",
         "is_instance_of": f"a {bounds.get('class', 'value')}".replace("Sequence", "list"),

@@ -241,7 +241,9 @@ def check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any, use
         raise ConfigError(f"feature_cols: two columns have the name {twice[0]!r}; rename one.")
     labels = label_col if isinstance(label_col, list) else [label_col]
     if len(labels) != 1:
-        raise ConfigError(f"label_col: found {len(labels)} labels; one is expected, e.g. {{name: label, dtype: float}}.")
+        raise ConfigError(
+            f"label_col: found {len(labels)} labels; one is expected, e.g. {{name: label, dtype: float}}."
+        )
     _check_keys("label_col", labels[0])
     for key, value in labels[0].items():
         check_value(f"label_col {labels[0]['name']!r}: {key}", COLUMN_KEYS[key].type, value)

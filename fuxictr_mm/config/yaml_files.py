@@ -46,7 +46,8 @@ def load_experiment(
     _check_own_name(file, expid, "model_id", own)
     if dataset_id is None and "dataset_id" not in model:
         raise ConfigError(f"experiment {expid}: key 'dataset_id' is missing; add it to the YAML.")
-    return absolute_paths(model, config_dir), load_dataset(dataset_id or model["dataset_id"], config_dir)
+    wanted = model["dataset_id"] if dataset_id is None else dataset_id
+    return absolute_paths(model, config_dir), load_dataset(wanted, config_dir)
 
 
 def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[str, Any]:
@@ -207,7 +208,9 @@ def _mapping(file: Path, name: str | None, content: Any) -> dict[Any, Any]:
 def _check_own_name(file: Path, name: str, key: str, content: Any) -> None:
     """The block's name is the id, as in FuxiCTR; another one inside it would be lost in silence."""
     if isinstance(content, dict) and content.get(key, name) != name:
-        raise ConfigError(f"{file}: {name}: key {key!r} is {content[key]!r:.200}; the block's name is its id, leave it out.")
+        raise ConfigError(
+            f"{file}: {name}: key {key!r} is {content[key]!r:.200}, but the block's name is the id; leave it out."
+        )
 
 
 def _places(directories: list[Path]) -> str:

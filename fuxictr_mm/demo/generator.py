@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import tqdm
 
+from fuxictr_mm.config.keys import MOST
 from fuxictr_mm.demo.world import CANDIDATES, TAG_SLOTS, Impressions, World
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.pca import ModalityPCA
@@ -110,8 +111,10 @@ class DemoSettings:
         # Fewer items and some user could have nothing left to be shown.
         least = {"items": 200, "rows": 4, "valid_rows": 4, "test_rows": 4, "text_width": 1, "image_width": 1}
         for name, low in {**least, "history_median": 1, "history_max": 1, "seed": 0}.items():
-            if getattr(self, name) < low:
+            if not getattr(self, name) >= low:  # so that NaN is too small as well
                 raise ConfigError(f"{name}={getattr(self, name)} is too small for a demo; use at least {low}.")
+            if getattr(self, name) > MOST:
+                raise ConfigError(f"{name}={getattr(self, name)} is too large for a demo; use at most {MOST}.")
         if self.history_max > HISTORY_SLOTS:
             raise ConfigError(
                 f"history_max={self.history_max} does not fit the {HISTORY_SLOTS} slots of item_seq; use a smaller one."

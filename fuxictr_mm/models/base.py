@@ -11,7 +11,7 @@ import torch
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.config.code import check_metric
-from fuxictr_mm.config.keys import Positive, Rate, Regularizer, Share, check_arguments
+from fuxictr_mm.config.keys import KEYS, Positive, Rate, Regularizer, Share, check_arguments, check_value
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.layers import HistorySimilarity
 from fuxictr_mm.layers.alignment import Alignment
@@ -89,6 +89,9 @@ class MultimodalRankModel(ResumableModel):
         net_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
+        for key, value in kwargs.items():  # what FuxiCTR's constructor takes without a look
+            if key in KEYS and KEYS[key].reader == "FuxiCTR" and not KEYS[key].path:
+                check_value(f"key {key!r}", KEYS[key].type, value)
         for metric in kwargs.get("metrics", ()):
             check_metric("metrics", metric)
         super().__init__(

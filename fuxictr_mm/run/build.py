@@ -53,7 +53,9 @@ def build_model(experiment: Experiment, feature_map: Any, batch: Any = None) -> 
     ) from failure
 
 
-def _attempt(model_class: type, feature_map: Any, params: Mapping[str, Any], batch: Any) -> tuple[Any, Exception | None]:
+def _attempt(
+    model_class: type, feature_map: Any, params: Mapping[str, Any], batch: Any
+) -> tuple[Any, Exception | None]:
     before = rng_state()
     trains_here = batch is not None and params.get("gpu", -1) < 0
     try:

@@ -88,8 +88,9 @@ def run_experiment(
     """Build features, train, and evaluate the best weights on valid and test.
 
     With ``resume: True`` a run that has ended with these parameters on these data is not repeated (with other
-    ``metrics``, its weights are evaluated again), and one that was interrupted continues where its last saved state is. What an earlier run of the same experiment id left is removed
-    when training begins, after every check; a second run of it at the same time is refused.
+    ``metrics``, its weights are evaluated again), and one that was interrupted continues where its last saved state is.
+    What an earlier run of the same experiment id left is removed when training begins, after every check; a second run
+    of it at the same time is refused.
 
     Args:
         experiment: from :func:`resolve_experiment`.

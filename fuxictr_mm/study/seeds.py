@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from fuxictr_mm.config.keys import FileName, check_value
 from fuxictr_mm.run import resolve_experiment
 from fuxictr_mm.run.provenance import machine
 from fuxictr_mm.study.plots import plot_bars
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--name", required=True, help="name of the files in --out")
     add_arguments(parser)
     args = parser.parse_args(argv)
+    check_value("--name", FileName, args.name)
     variants = [
         Variant(expid, resolve_experiment(expid, args.config, args.dataset)) for expid in dict.fromkeys(args.expid)
     ]

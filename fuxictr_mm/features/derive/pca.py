@@ -134,7 +134,8 @@ class ModalityPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             y: ignored.
 
         Raises:
-            ValueError: NaN or inf in ``X``, a setting is out of its bounds, another width than before, or the estimator came from ``from_arrays``.
+            ValueError: NaN or inf in ``X``, a setting is out of its bounds, another width than before, or the estimator
+                came from ``from_arrays``.
         """
         self._check_settings()
         first = not self.__sklearn_is_fitted__()
