@@ -41,6 +41,8 @@ __all__ = [
 MOST = 2**31 - 1  # counts and sizes: numpy, torch and Arrow all hold it, and no training needs more
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 NonNegative = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Gpu = Annotated[int, Field(ge=-1, le=MOST)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # A learning rate or the spread of first weights: a thousand times what anybody uses, and a typing error beyond.
@@ -226,8 +228,8 @@ KEYS: dict[str, Key] = {
     "model_id": Key(FileName, "runner", fixed=True),
     "dataset_id": Key(FileName, "runner", required=True),
     "model_root": Key(Text, "FuxiCTR", required=True, path=True, machine=True, fixed=True),
-    "seed": Key(Annotated[int, Field(ge=0, lt=2**32)], "runner", required=True),
-    "gpu": Key(Annotated[int, Field(ge=-1, le=MOST)], "FuxiCTR", machine=True, fixed=True),
+    "seed": Key(Seed, "runner", required=True),
+    "gpu": Key(Gpu, "FuxiCTR", machine=True, fixed=True),
     "verbose": Key(NonNegative, "FuxiCTR", required=True, machine=True),
     "debug_mode": Key(bool, "FuxiCTR", machine=True),
     "num_workers": Key(NonNegative, "loader", machine=True),

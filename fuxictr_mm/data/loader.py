@@ -11,7 +11,7 @@ import torch
 from fuxictr.pytorch.torch_utils import get_device
 
 from fuxictr_mm.batch import ItemColumns, MultimodalBatch
-from fuxictr_mm.config.keys import NonNegative, Positive, check_arguments
+from fuxictr_mm.config.keys import Gpu, NonNegative, Positive, Seed, check_arguments
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.order import EpochOrder
@@ -79,15 +79,15 @@ class MMCTRDataLoader:
         item_info: str | Path | None = None,
         batch_size: Positive = 32,
         shuffle: bool = False,
-        num_workers: int = 1,
+        num_workers: NonNegative = 1,
         max_len: Positive = 100,
         *,
         split: str = "train",
-        seed: NonNegative = 20242025,
+        seed: Seed = 20242025,
         trim: bool = True,
         stream: bool = False,
         length_buckets: bool = False,
-        gpu: int = -1,
+        gpu: Gpu = -1,
         similarity: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
