@@ -19,7 +19,8 @@ from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.derive.derivation import derivations_of
 from fuxictr_mm.features.sources import Sources
-from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.parquet import open_parquet
 
 SHARES = (0.1, 0.3, 0.5, 0.7)
 
@@ -63,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
                 f"--dataset {args.dataset}: its vectors are in {[str(path) for path in paths]}; one parquet file of "
                 "items with all modalities is expected."
             )
-        table = open_parquet(paths[0]).read()
+        source = open_parquet(paths[0])
+        table = source.read(source.schema_arrow.names)
         args.out.mkdir(parents=True, exist_ok=True)
         for share in args.shares:
             file = args.out / f"{args.dataset}_{round(100 * share)}.parquet"

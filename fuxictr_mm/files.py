@@ -1,4 +1,4 @@
-"""Reading and writing files safely: fingerprints, checked parquet and JSON, atomic writes, one writer at a time."""
+"""Reading and writing files safely: fingerprints, checked JSON, atomic writes, one writer at a time."""
 
 import glob
 import hashlib
@@ -12,15 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from fuxictr_mm.errors import ConfigError, DataError
 
 __all__ = [
-    "atomic_write", "file_fingerprint", "misfit", "only_one", "open_parquet", "read_json", "remove_leftovers",
+    "atomic_write", "file_fingerprint", "misfit", "only_one", "read_json", "remove_leftovers",
     "write_json",
 ]  # fmt: skip
 
@@ -126,29 +124,6 @@ def _digest(path: str, _size: int, _changed: int) -> str:
         while block := stream.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
-
-
-def open_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pq.ParquetFile:
-    """Open a parquet file and check that it has ``columns``.
-
-    Raises:
-        DataError: the file is missing, is not a whole parquet file, or lacks a column.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: file not found; check the path in the dataset's YAML.")
-    try:
-        file = pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowInvalid, OSError) as err:
-        raise DataError(
-            f"{path}: not a whole parquet file ({path.stat().st_size:,} bytes; {str(err).splitlines()[0]}); "
-            "copy or download it again."
-        ) from err
-    names = file.schema_arrow.names
-    missing = [column for column in columns if column not in names]
-    if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; found {names}; check the names in the YAML.")
-    return file
 
 
 def read_json(kind: type[T], path: Path, again: str) -> T:

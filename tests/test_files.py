@@ -17,7 +17,8 @@ import pytest
 from pydantic import BaseModel
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet, read_json, remove_leftovers, write_json
+from fuxictr_mm.files import atomic_write, file_fingerprint, read_json, remove_leftovers, write_json
+from fuxictr_mm.parquet import open_parquet
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
 def test_open_parquet_refuses_by_name(tmp_path: Path) -> None:
     whole = tmp_path / "whole.parquet"
     pq.write_table(pa.table({"item_id": [1, 2]}), whole)
-    assert open_parquet(whole, ("item_id",)).metadata.num_rows == 2
+    assert open_parquet(whole, ("item_id",)).num_rows == 2
     with pytest.raises(DataError, match=r"whole.parquet: column 'label' is missing; found \['item_id'\]"):
         open_parquet(whole, ("item_id", "label"))
     with pytest.raises(DataError, match=r"absent.parquet: file not found"):

@@ -27,8 +27,8 @@ from fuxictr_mm.config.keys import (
 )
 from fuxictr_mm.config.schema import COLUMN_KEYS, DatasetSchema, check_columns
 from fuxictr_mm.config.yaml_files import load_experiment
-from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.files import file_fingerprint
+from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.parquet import table_fingerprint
 
 __all__ = ["Experiment", "annotations_of_model", "identity"]
 
@@ -150,7 +150,7 @@ class Experiment:
         for key in (key for key, known in KEYS.items() if known.content):
             value = self.params.get(key)
             files |= value if isinstance(value, Mapping) else {key: value}
-        data = {key: file_fingerprint(path) for key, path in files.items() if path and Path(path).is_file()}
+        data = {key: _fingerprint(path) for key, path in files.items() if path}
         text = json.dumps([identity(self.params), data], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -162,6 +162,13 @@ def _kept(params: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value := kept.get(key), int) and value:
             kept[key] = float(value)
     return kept
+
+
+def _fingerprint(path: str) -> str | None:
+    try:
+        return table_fingerprint(path)
+    except DataError:  # it is not there, which whoever reads it says
+        return None
 
 
 def _rebuild(params: dict[str, Any], model_class: type, dataset_keys: frozenset[str]) -> Experiment:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from fuxictr_mm.config.code import check_encoder
@@ -62,9 +63,10 @@ COLUMN_KEYS: dict[str, ColumnKey] = {
     "pca_whiten": ColumnKey(bool | Annotated[float, Field(ge=0, le=1)] | None, derives=_VECTORS),
     "pca_normalize": ColumnKey(bool, derives=_VECTORS),
     "pca_fit_on": ColumnKey(Literal["all", "train"], derives=_VECTORS),
+    "zero_vectors": ColumnKey(Literal["real", "missing"], derives=_VECTORS),
     "clicks": ColumnKey(Positive | None, derives=("meta",)),
+    "normalizer": ColumnKey(Literal["StandardScaler", "MinMaxScaler"] | None),
     "preprocess": ColumnKey(Any, rewrites=True),
-    "normalizer": ColumnKey(Any, rewrites=True),
     "category_processor": ColumnKey(Any, rewrites=True),
     "pretrained_emb": ColumnKey(Any, rewrites=True),
 }
@@ -86,6 +88,9 @@ class Column:
             ``pca`` maps ``"modality"`` or ``"modality+modality"`` to a width (int), a share of variance (float < 1) or
             ``None`` for the raw vector; ``clicks`` is the width of click vectors. See
             :mod:`fuxictr_mm.features.derive`.
+        normalizer: FuxiCTR's word: what a ``numeric`` column is scaled by, ``None``: not at all.
+        scaling: what the normalizer has learned of the training split, as the feature map keeps it: models see
+            ``(value - scaling[0]) / scaling[1]``.
         freeze_emb: FuxiCTR's word; False: models of ours go on training the vectors of this ``embedding`` column.
     """
 
@@ -97,10 +102,20 @@ class Column:
     width: int | None = None
     derived: Mapping[str, Any] = field(default_factory=dict)
     freeze_emb: bool = True
+    normalizer: str | None = None
+    scaling: tuple[float, float] | None = None
 
     @property
     def is_item(self) -> bool:
         return self.source == "item"
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Values of a ``numeric`` column as models see them, float32; what float32 cannot hold becomes inf."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.scaling is not None:
+                shift, width = self.scaling
+                values = (values.astype(np.float64) - shift) / width
+            return values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -237,6 +252,11 @@ def check_columns(feature_cols: Sequence[Mapping[str, Any]], label_col: Any, use
                 f"column {column['name']!r}: freeze_emb belongs to a column of 'type: embedding'; found "
                 f"'type: {column.get('type')}'."
             )
+        if column.get("normalizer") and column.get("type") != "numeric":
+            raise ConfigError(
+                f"column {column['name']!r}: normalizer belongs to a column of 'type: numeric'; found "
+                f"'type: {column.get('type')}'."
+            )
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"feature_cols: two columns have the name {twice[0]!r}; rename one.")
     labels = label_col if isinstance(label_col, list) else [label_col]
@@ -298,4 +318,6 @@ def _column(name: str, spec: Mapping[str, Any], width: int | None) -> Column:
         width=width if kind == "embedding" or (kind == "meta" and derived) else None,
         derived=derived,
         freeze_emb=kind != "embedding" or spec.get("freeze_emb", True),
+        normalizer=spec.get("normalizer"),
+        scaling=tuple(spec["scaling"]) if spec.get("scaling") else None,
     )

@@ -7,20 +7,19 @@ Histories are ragged: memory holds the real history items, never the padding. :f
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data import checks
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.table import ItemTable
-from fuxictr_mm.files import open_parquet
+from fuxictr_mm.forms import groups
+from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["CHUNK_ROWS", "GroupNumbers", "Split", "iter_split", "iter_whole_split", "number_groups", "read_split"]
 
@@ -96,7 +95,7 @@ def iter_whole_split(
     """
     path = Path(path)
     file = open_parquet(path)
-    n_rows = file.metadata.num_rows
+    n_rows = file.num_rows
     has_label = require_label or schema.label_col in file.schema_arrow.names
     group_columns = () if schema.group_id is None else (schema.group_id,)
     numbers = GroupNumbers()
@@ -148,14 +147,14 @@ def iter_split(
     label_columns = (schema.label_col,) if label else ()
     context_columns = [column.name for column in schema.context_columns]
     names = list(dict.fromkeys((schema.item_col, schema.history_col, *context_columns, *keep, *label_columns)))
-    file = open_parquet(path, tuple(names))
-    checks.check_types(path, file.schema_arrow, schema, names)
-    if not file.metadata.num_rows:
+    table = open_parquet(path, names)
+    checks.check_types(table, schema, names)
+    if not table.num_rows:
         raise DataError(f"{path}: 0 rows; a split needs at least one, so make the file again or leave it out.")
     index_of = ItemTable(item_ids).index_of
     start = 0
-    for batch in _batches(path, names, chunk_rows or CHUNK_ROWS):
-        columns = {name: checks.ColumnChunk(path, name, start, batch.column(name)) for name in names}
+    for batch in table.iter_batches(chunk_rows or CHUNK_ROWS, names):
+        columns = {name: checks.ColumnChunk(table, name, start, batch.column(name)) for name in names}
         item = checks.targets(columns[schema.item_col], index_of, if_unknown)
         values, counts = checks.histories(columns[schema.history_col], index_of, schema.max_len, if_unknown)
         offsets = np.zeros(len(batch) + 1, np.int64)
@@ -169,58 +168,10 @@ def iter_split(
             checks.labels(columns[schema.label_col]) if label else None,
             None,
         )
+        if schema.group_id in keep:
+            checks.group_ids(columns[schema.group_id])  # each reader numbers them for itself
         yield chunk, {name: columns[name].without_null() for name in keep}
         start += len(batch)
-
-
-def _batches(path: Path, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """Decode the file in batches of exactly ``rows`` rows (the last may be smaller), whatever its row groups are.
-
-    Row groups are asked for one by one, or a few small ones together, and without a memory map: an iteration over the
-    whole file keeps the bytes of every group it has passed.
-    """
-    try:
-        # The next record batch is decoded while the last one is checked: decoding is most of the work.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file, ThreadPoolExecutor(1) as worker:
-            pending: list[pa.RecordBatch] = []
-            missing = rows
-            decoded = _decode(file, names, rows)
-            ahead = worker.submit(next, decoded, None)
-            while (batch := ahead.result()) is not None:
-                ahead = worker.submit(next, decoded, None)
-                while len(batch) >= missing:
-                    yield _joined([*pending, batch[:missing]])
-                    batch, pending, missing = batch[missing:], [], rows
-                if len(batch):
-                    pending.append(batch)
-                    missing -= len(batch)
-            if pending:
-                yield _joined(pending)
-    except (pa.ArrowException, OSError) as err:  # damage within a file shows only when its rows are decoded
-        raise DataError(
-            f"{path}: damaged inside, cannot be decoded ({str(err).splitlines()[0]}); copy or download it again."
-        ) from err
-
-
-def _decode(file: pq.ParquetFile, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    for groups in _runs_of_row_groups(file.metadata, rows):
-        yield from file.iter_batches(rows, row_groups=groups, columns=names)
-
-
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-
-
-def _runs_of_row_groups(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
-    """Consecutive row groups that hold at least ``rows`` rows together."""
-    run: list[int] = []
-    held = 0
-    for group in range(metadata.num_row_groups):
-        run.append(group)
-        held += metadata.row_group(group).num_rows
-        if held >= rows or group == metadata.num_row_groups - 1:
-            yield run
-            run, held = [], 0
 
 
 class GroupNumbers:
@@ -230,8 +181,7 @@ class GroupNumbers:
         self._seen: dict[str, int] = {}
 
     def __call__(self, ids: pa.Array) -> np.ndarray:
-        if pa.types.is_dictionary(ids.type):
-            ids = ids.cast(ids.type.value_type)
+        ids = groups(ids)
         if pa.types.is_integer(ids.type):
             return ids.to_numpy(zero_copy_only=False).astype(np.int64)
         encoded = ids.dictionary_encode()

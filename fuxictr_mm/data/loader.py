@@ -36,7 +36,8 @@ class MMCTRDataLoader:
 
     Args:
         feature_map: the host's ``FeatureMap``. If ``MultimodalFeatureProcessor`` made it, it names the item table.
-        data_path: parquet file of the split; ``.parquet`` is added where it is missing.
+        data_path: parquet file of the split, a folder or a glob of parts, see
+            :func:`~fuxictr_mm.parquet.parts_of`; ``.parquet`` may be left out.
         item_info: the challenge's ready-made item table, used where the feature map names none.
         batch_size: rows per batch; the last batch may be smaller.
         shuffle: a new order every epoch.
@@ -92,8 +93,6 @@ class MMCTRDataLoader:
         **kwargs: Any,
     ) -> None:
         path = Path(data_path)
-        if path.suffix != ".parquet":
-            path = path.with_name(path.name + ".parquet")
         schema = DatasetSchema.from_feature_map(feature_map, max_len=max_len, **kwargs)
         table = _open_item_table(feature_map, schema, item_info)
         self.batch_size = batch_size
@@ -170,11 +169,15 @@ def item_columns(table: ItemTable, schema: DatasetSchema, compared: Sequence[str
     if schema.item_col not in names and not all(column.freeze_emb for column in schema.item_columns):
         names.append(schema.item_col)
     files = [table.path, *(table.stored[name].path for name in names if name != table.item_col)]
-    key = (*names, *map(str, files))
+    scaled = {column.name: column for column in schema.item_columns if column.scaling is not None}
+    key = (*names, *map(str, files), *(f"{name} {column.scaling}" for name, column in scaled.items()))
     is_stored = None not in files
     if is_stored and (shared := _SHARED.get(key)) is not None:
         return shared
-    columns = ItemColumns({name: torch.from_numpy(np.asarray(table.columns[name])) for name in names})
+    arrays = {name: np.asarray(table.columns[name]) for name in names}
+    for name in scaled.keys() & arrays.keys():
+        arrays[name] = np.concatenate([arrays[name][:1], scaled[name].scaled(arrays[name][1:])])
+    columns = ItemColumns({name: torch.from_numpy(values) for name, values in arrays.items()})
     if is_stored:
         _SHARED[key] = columns
     return columns

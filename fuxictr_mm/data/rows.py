@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data.contract import Split, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.files import open_parquet
+from fuxictr_mm.forms import lists
+from fuxictr_mm.parquet import ParquetTable, open_parquet
 
 __all__ = [
     "RowDigest", "Rows", "arrange", "arrange_split", "available_memory", "column_types", "length_type", "read_rows",
@@ -194,13 +194,13 @@ def _room(path: Path, schema: DatasetSchema) -> tuple[int, int]:
         ConfigError: there is not so much memory.
     """
     file = open_parquet(path, (schema.history_col,))
-    n_rows = file.metadata.num_rows
+    n_rows = file.num_rows
     if not n_rows or not file.schema_arrow.field(schema.history_col).type.num_fields:
         return n_rows, n_rows  # refused as soon as it is read
     types = column_types(schema, label=schema.label_col in file.schema_arrow.names)
     per_row = sum(kind.itemsize for kind in types.values()) + length_type(schema.max_len).itemsize + 8
     available = available_memory()
-    places = n_rows + _stored_values(file.metadata, schema.history_col)
+    places = n_rows + _stored_values(file, schema.history_col)
     if n_rows * per_row + 4 * places > available:  # what the file says about lists counts padding
         places = int(n_rows * (1 + 1.05 * min(_mean_length(file, schema.history_col), schema.max_len)))
     needed = n_rows * per_row + 4 * places
@@ -212,19 +212,21 @@ def _room(path: Path, schema: DatasetSchema) -> tuple[int, int]:
     return n_rows, places
 
 
-def _stored_values(metadata: pq.FileMetaData, column: str) -> int:
-    """Entries of a list column over the whole file, padding included."""
-    group = metadata.row_group(0)
-    names = [group.column(at).path_in_schema.split(".")[0] for at in range(group.num_columns)]
-    return sum(metadata.row_group(g).column(names.index(column)).num_values for g in range(metadata.num_row_groups))
+def _stored_values(table: ParquetTable, column: str) -> int:
+    """Entries of a list column over the whole table, padding included."""
+    total = 0
+    for part in table.metadata:
+        for group in map(part.row_group, range(part.num_row_groups)):
+            chunks = map(group.column, range(group.num_columns))
+            total += next(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+    return total
 
 
-def _mean_length(file: pq.ParquetFile, column: str) -> float:
-    """Mean number of ids other than 0 and null in the first lists of three row groups: first, middle and last."""
+def _mean_length(table: ParquetTable, column: str) -> float:
+    """Mean number of ids other than 0 and null in the first lists of the first, the middle and the last row group."""
     found = []
-    for group in sorted({0, file.metadata.num_row_groups // 2, file.metadata.num_row_groups - 1}):
-        lists = next(file.iter_batches(4096, row_groups=[group], columns=[column])).column(0)
-        found.append(np.count_nonzero(lists.flatten().drop_null().to_numpy()) / len(lists))
+    for batch in table.samples(4096, column):
+        found.append(np.count_nonzero(lists(batch)[1].drop_null().to_numpy(zero_copy_only=False)) / len(batch))
     return float(np.mean(found))
 
 

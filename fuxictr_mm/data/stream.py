@@ -11,6 +11,7 @@ user or by day, the rows of a window come from 128 places and not from everywher
 import hashlib
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,13 @@ from fuxictr_mm.data.contract import CHUNK_ROWS, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.data.rows import RowDigest, Rows, arrange, arrange_split, column_types, length_type
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, open_parquet, remove_leftovers
+from fuxictr_mm.files import atomic_write, remove_leftovers
+from fuxictr_mm.parquet import open_parquet, table_fingerprint
 
 __all__ = ["BLOCK_ROWS", "StreamedRows", "stream_split"]
 
 FORMAT = "fuxictr_mm rows 2"
+_WILD = re.compile(r"[^-.0-9A-Za-z_]")
 # What is read at once: about 0.4 MB where histories have 8 items, 1.8 MB where they have 50.
 BLOCK_ROWS = 8_192
 WINDOW_ROWS = 1 << 20
@@ -146,7 +149,7 @@ def stream_split(
     """Check a split and arrange it in a file, or open the file that the same split, schema and items gave before.
 
     Args:
-        path: parquet file of the split.
+        path: of the split, see :func:`~fuxictr_mm.parquet.parts_of`.
         schema: roles of the columns.
         item_ids: see :func:`~fuxictr_mm.data.contract.iter_whole_split`.
         folder: where ``<name of the split file>-<fingerprint>.arrow`` is kept.
@@ -165,8 +168,10 @@ def stream_split(
     arrow = pa.schema(fields)
     roles = [schema.item_col, schema.history_col, schema.max_len, schema.group_id, schema.label_col]
     items = hashlib.blake2b(np.ascontiguousarray(item_ids).data, digest_size=8).hexdigest()
-    key = json.dumps([FORMAT, BLOCK_ROWS, file_fingerprint(path), roles, _described(arrow), _ranges(schema), items])
-    file = Path(folder) / f"{path.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.arrow"
+    key = json.dumps([FORMAT, BLOCK_ROWS, table_fingerprint(path), roles, _described(arrow), _ranges(schema), items])
+    file = (
+        Path(folder) / f"{_WILD.sub('_', path.stem)}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.arrow"
+    )
     if not file.exists():
         logging.info(f"{path.name}: checked and arranged once for streaming, in {file}")
         chunks = iter_whole_split(path, schema, item_ids, require_label=require_label)
@@ -184,9 +189,9 @@ def stream_split(
     return StreamedRows(file)
 
 
-def _ranges(schema: DatasetSchema) -> list[int | None]:
-    """What the contract checks of context columns besides their types; an arranged file has passed for these only."""
-    return [column.vocab_size for column in schema.context_columns]
+def _ranges(schema: DatasetSchema) -> list[list[Any]]:
+    """What the values of context columns depend on besides their types; an arranged file is for these only."""
+    return [[column.vocab_size, column.scaling] for column in schema.context_columns]
 
 
 def _write(path: Path, parts: Iterator[Rows], schema: pa.Schema, about: dict[str, Any]) -> None:

@@ -25,7 +25,8 @@ from fuxictr_mm.config.keys import MOST
 from fuxictr_mm.demo.world import CANDIDATES, TAG_SLOTS, Impressions, World
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.pca import ModalityPCA
-from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["DemoSettings", "best_auc", "ensure_demo", "generate_demo", "summary"]
 

@@ -19,7 +19,8 @@ from fuxictr_mm.features.derive.derivation import Derivation, ItemRows, WholeRow
 from fuxictr_mm.features.derive.modalities import ModalityRows
 from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources, read_column
-from fuxictr_mm.files import file_fingerprint, open_parquet, remove_leftovers
+from fuxictr_mm.files import remove_leftovers
+from fuxictr_mm.parquet import open_parquet, table_fingerprint
 
 __all__ = ["ItemColumn", "Items", "column_file", "open_column", "read_ready_made"]
 
@@ -139,7 +140,7 @@ def column_file(column: Column, items: Items, training: TrainingSplit, folder: P
     settings = [(type(one).__name__, one.settings) for one in derivations]
     own = [column.name, column.type, column.vocab_size, column.max_len, column.width]
     read = _training_columns(derivations, training)
-    files = {name: file_fingerprint(path) for name, path in _files(column, derivations, items, training).items()}
+    files = {name: table_fingerprint(path) for name, path in _files(column, derivations, items, training).items()}
     return folder / stored_name(column.name, [FORMAT, own, settings, files, read, items.digest])
 
 
@@ -176,7 +177,7 @@ def _fit(column: Column, items: Items, training: TrainingSplit) -> ItemColumn:
         "column": _specification(column),
         "reports": [],
         "feature_spec": {},
-        "sources": {name: {"file": path.name, "digest": file_fingerprint(path)} for name, path in files.items()},
+        "sources": {name: {"file": path.name, "digest": table_fingerprint(path)} for name, path in files.items()},
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     if not derivations:

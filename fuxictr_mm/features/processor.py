@@ -5,13 +5,17 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_mm.config.keys import check_value
 from fuxictr_mm.config.schema import COLUMN_KEYS, Column, DatasetSchema
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.features.derive.training import TrainingSplit
+from fuxictr_mm.features.statistics import FREE_IDS, NumberStatistics, check_vocabulary, context_statistics
 from fuxictr_mm.features.table import ItemTable, build_item_table
 from fuxictr_mm.files import atomic_write
 
@@ -84,20 +88,35 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         """
         refuse_rebuild(rebuild_dataset)
         table = build_item_table(self.schema, self.data_dir, **self._sources)
+        statistics, distinct = context_statistics(self._sources["train_data"], self.schema.context_columns)
+        statistics |= self._item_statistics(table)
         for column in self.feature_cols:
             if column["active"]:
-                self._complete(column, table)
+                self._complete(column, table, distinct)
         self.feature_map.features = OrderedDict()
         self.feature_map.total_features = 0  # the host adds to it
         with self._own_files_aside():
             super().fit(None, rebuild_dataset=False, **kwargs)
         for role in self.schema.item_columns:
             self._describe(role, table)
+        for name, found in statistics.items():
+            self.feature_map.features[name] |= found.feature_spec()
         with atomic_write(self.json_file) as temporary:
             self.feature_map.save(str(temporary))
         self.item_table = table
 
-    def _complete(self, column: dict[str, Any], table: ItemTable) -> None:
+    def _item_statistics(self, table: ItemTable) -> dict[str, NumberStatistics]:
+        """Of the numeric item columns, over the items that the training split shows."""
+        columns = [column for column in self.schema.item_columns if column.type == "numeric"]
+        if not columns:
+            return {}
+        training = TrainingSplit(Path(self._sources["train_data"]), self.schema, table.index_of, table.n_items)
+        found = {column.name: NumberStatistics(column.normalizer) for column in columns}
+        for name, statistics in found.items():
+            statistics.add(table.columns[name][1:][training.seen[1:]].astype(np.float64))
+        return found
+
+    def _complete(self, column: dict[str, Any], table: ItemTable, distinct: Mapping[str, int]) -> None:
         """Fill in what the item table decides: vocabularies of item columns, list lengths, widths of vectors."""
         name, kind = column["name"], column["type"]
         values = table.columns.get(name) if column.get("source") == "item" else None
@@ -114,6 +133,9 @@ class MultimodalFeatureProcessor(FeatureProcessor):
                     f"column {name!r}: vocab_size={size!r} must be a whole number >= 2: the largest id plus 1, padding "
                     "id 0 counted."
                 )
+            if values is not None and size > FREE_IDS:
+                distinct = {name: len(np.unique(values))}
+            check_vocabulary(name, size, distinct.get(name, size))
 
     def _describe(self, column: Column, table: ItemTable) -> None:
         """Tell models of an item column, in the feature map: its files, and what is in its vectors."""
@@ -130,6 +152,8 @@ class MultimodalFeatureProcessor(FeatureProcessor):
             if not column.freeze_emb:
                 spec["freeze_emb"], spec["vocab_size"] = False, len(stored.values)
             spec |= stored.info["feature_spec"]
+            zeros = {report["modality"]: report.get("rows_zero", 0) for report in stored.info["reports"]}
+            spec["zero_vectors"] = {name: count for name, count in zeros.items() if count}
             spec["modalities"] = stored.modalities
 
     @contextmanager

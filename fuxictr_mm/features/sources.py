@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fuxictr_mm.config.schema import Column
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.features.vector_files import iter_vectors, read_ids
-from fuxictr_mm.files import open_parquet
+from fuxictr_mm.features.vector_files import ARRAYS, iter_vectors, read_ids
+from fuxictr_mm.forms import ID, IDS, NUMBER, Misfit, check_form, lists, numbers, whole_numbers
+from fuxictr_mm.parquet import open_parquet, parts_of
 
 __all__ = ["Sources", "read_column"]
 
@@ -80,8 +80,10 @@ class Sources:
     def _find(self, column: str, tables: Iterable[Path | None]) -> Path:
         if column in self.modality_data:
             path = self.modality_data[column]
-            if not path.is_file():
-                raise DataError(f"{path}: file not found; 'modality_data' names it for {column!r}.")
+            try:
+                parts_of(path)
+            except DataError as err:
+                raise DataError(f"{err} 'modality_data' names it for {column!r}.") from err
             return path
         seen = []
         for table in tables:
@@ -110,8 +112,10 @@ def read_column(sources: Sources, column: Column, item_ids: np.ndarray) -> np.nd
     path = sources.file_of(column.name)
     if column.type == "embedding":
         return _read_vectors(path, column, sources.key_col, item_ids)
-    if path.suffix != ".parquet":
+    if path.suffix in ARRAYS:
         raise DataError(f"{path}: column {column.name!r} of type {column.type!r} is read from parquet files only.")
+    form = {"numeric": NUMBER, "categorical": ID}.get(column.type, IDS)
+    check_form(path, column.name, open_parquet(path, (column.name,)).schema_arrow.field(column.name).type, form)
     values = _in_table_order(path, column.name, sources.key_col, item_ids)
     where = f"{path}: column {column.name!r}"
     if values.null_count:
@@ -120,7 +124,7 @@ def read_column(sources: Sources, column: Column, item_ids: np.ndarray) -> np.nd
     if column.type == "numeric":
         return _with_padding(_numbers(values, where, item_ids))
     if column.type == "categorical":
-        return _with_padding(_check_ids(values, values, where, column.vocab_size, item_ids))
+        return _with_padding(_check_ids(values, where, column.vocab_size, item_ids))
     return _with_padding(_lists(values, where, column, item_ids))
 
 
@@ -147,25 +151,20 @@ def _in_table_order(path: Path, name: str, key_col: str, item_ids: np.ndarray) -
             f"{path}: column {name!r} has no row for item {item_ids[missing][0]} ({missing.sum():,} of "
             f"{len(item_ids):,} items are missing); every item needs one."
         )
-    return pa.concat_arrays(file.read([name]).column(0).chunks).take(pa.array(rows))
+    return file.read([name]).column(0).combine_chunks().take(pa.array(rows))
 
 
 def _numbers(values: pa.Array, where: str, item_ids: np.ndarray) -> np.ndarray:
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        raise DataError(f"{where} has type {values.type}; numbers are expected.")
     with np.errstate(over="ignore"):  # refused as inf below
-        numbers = values.to_numpy(zero_copy_only=False).astype(np.float32)
-    bad = ~np.isfinite(numbers)
+        found = numbers(values).astype(np.float32)
+    bad = ~np.isfinite(found)
     if bad.any():
         raise DataError(f"{where}, item {item_ids[bad][0]}: NaN or inf ({bad.sum()} such items); a number is expected.")
-    return numbers
+    return found
 
 
 def _lists(values: pa.Array, where: str, column: Column, item_ids: np.ndarray) -> np.ndarray:
-    kind = values.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise DataError(f"{where} has type {kind}; a list of ids per row is expected.")
-    lengths = pc.list_value_length(values).to_numpy()
+    lengths, flat = lists(values)
     width = column.max_len or int(lengths[0])
     wrong = lengths != width
     if wrong.any():
@@ -174,13 +173,18 @@ def _lists(values: pa.Array, where: str, column: Column, item_ids: np.ndarray) -
             f"{where}, item {item_ids[wrong][0]}: list of length {lengths[wrong][0]}, expected {width} as in {source}; "
             "pad shorter lists with 0."
         )
-    return _check_ids(values.flatten(), values, where, column.vocab_size, np.repeat(item_ids, width)).reshape(-1, width)
+    return _check_ids(flat, where, column.vocab_size, np.repeat(item_ids, width)).reshape(-1, width)
 
 
-def _check_ids(flat: pa.Array, values: pa.Array, where: str, vocab_size: int | None, owners: np.ndarray) -> np.ndarray:
+def _check_ids(flat: pa.Array, where: str, vocab_size: int | None, owners: np.ndarray) -> np.ndarray:
     """Check ids (n,) of the items ``owners`` (n,): whole, >= 0 and below ``vocab_size``."""
-    if not pa.types.is_integer(flat.type) or flat.null_count:
-        raise DataError(f"{where} has type {values.type} with {flat.null_count} null ids; integers are expected.")
+    try:
+        flat = whole_numbers(flat)
+    except Misfit as err:
+        raise DataError(f"{where}, item {owners[err.at]}: {err.reason}.") from err
+    if flat.null_count:
+        first = owners[flat.is_null().to_numpy(zero_copy_only=False).argmax()]
+        raise DataError(f"{where}, item {first}: a null id ({flat.null_count:,} such ids); pad with 0 instead.")
     ids = flat.to_numpy()
     limit = np.iinfo(np.int32).max if vocab_size is None else vocab_size
     bad = (ids < 0) | (ids >= limit)

@@ -78,6 +78,8 @@ class ItemTable:
     def index_of(self, raw_ids: Any) -> np.ndarray:
         """Map raw ids to item indices: same shape, int32; padding id 0 -> 0, an unknown id -> -1."""
         raw = np.asarray(raw_ids)
+        if raw.dtype == np.uint64:  # 2**63 and more become negative: no such item
+            raw = raw.astype(np.int64)
         if self._is_identity:
             index = np.atleast_1d(raw).astype(np.int32)
             index[np.atleast_1d((raw < 0) | (raw > self.n_items))] = -1

@@ -14,15 +14,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.forms import ID, VECTOR, Misfit, check_form, lists, numbers, whole_numbers
+from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["export_key_value", "iter_vectors", "read_ids"]
 
-SUFFIXES = (".parquet", ".npz", ".h5")
+ARRAYS = (".npz", ".h5")
+SUFFIXES = (".parquet", *ARRAYS)
 _Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -75,21 +77,21 @@ def read_ids(path: str | Path, modality: str, key_col: str) -> np.ndarray:
         DataError: as in :func:`iter_vectors`.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown file form {path.suffix!r}; vectors are read from {', '.join(SUFFIXES)}.")
-    if path.suffix == ".parquet":
+    if path.suffix not in ARRAYS:
         key, _ = _parquet_names(path, modality, key_col)
-        column = open_parquet(path, (key,)).read([key]).column(0)
-        if not pa.types.is_integer(column.type) or column.null_count:
-            raise DataError(
-                f"{path}: id column {key!r} must hold integers without nulls; found type {column.type} with "
-                f"{column.null_count} nulls."
-            )
-        ids = column.to_numpy()
+        table = open_parquet(path, (key,))
+        check_form(path, key, table.schema_arrow.field(key).type, ID)
+        column = table.read([key]).column(0).combine_chunks()
     else:
         key = "key"
-        ids = _read_keys(path)
-    ids = ids.astype(np.int64)
+        column = pa.array(_read_keys(path))
+    try:
+        column = whole_numbers(column)
+    except Misfit as err:
+        raise DataError(f"{path}: id column {key!r}, row {err.at}: {err.reason}.") from err
+    if column.null_count:
+        raise DataError(f"{path}: id column {key!r} has {column.null_count:,} nulls; every row needs its id.")
+    ids = column.to_numpy().astype(np.int64)
     if not len(ids):
         raise DataError(f"{path}: no rows; at least one item is expected.")
     if ids.min() < 0:
@@ -149,7 +151,7 @@ def _parquet_names(path: Path, modality: str, key_col: str) -> tuple[str, str]:
 
 def _read_values(path: Path, modality: str, chunk_rows: int, n_keys: int) -> Iterator[pa.Array | np.ndarray]:
     try:
-        if path.suffix == ".parquet":
+        if path.suffix not in ARRAYS:
             yield from _parquet_values(path, modality, chunk_rows)
         else:
             yield from _array_values(path, chunk_rows, n_keys)
@@ -160,11 +162,8 @@ def _read_values(path: Path, modality: str, chunk_rows: int, n_keys: int) -> Ite
 def _parquet_values(path: Path, modality: str, chunk_rows: int) -> Iterator[pa.Array]:
     _, name = _parquet_names(path, modality, modality)
     file = open_parquet(path, (name,))
-    kind = file.schema_arrow.field(name).type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise DataError(f"{path}: column {name!r} has type {kind}; a list of numbers per row is expected.")
-    for batch in file.iter_batches(chunk_rows, columns=[name]):
+    check_form(path, name, file.schema_arrow.field(name).type, VECTOR)
+    for batch in file.iter_batches(chunk_rows, [name]):
         yield batch.column(0)
 
 
@@ -177,11 +176,13 @@ def _matrix(
         lengths = np.full(len(values), found)
     else:
         is_present = values.is_valid().to_numpy(zero_copy_only=False)
-        lengths = pc.list_value_length(values).drop_null().to_numpy()
-        # Nulls between the numbers become NaN, which is refused below.
-        flat = values.flatten().to_numpy(zero_copy_only=False)
+        lengths, flat = lists(values)
+        lengths, flat = lengths[is_present], numbers(flat)  # null between the numbers is NaN, which is refused below
     if not len(lengths) and width is None:
         return None, is_present
+    if not lengths.all():
+        empty = ids[is_present][int((lengths == 0).argmax())]
+        raise DataError(f"{where}, id {empty}: empty vector; write null where a vector is missing.")
     width = int(lengths[0]) if width is None else width
     wrong = np.flatnonzero(lengths != width)
     if len(wrong):
@@ -189,8 +190,6 @@ def _matrix(
             f"{where}, id {ids[is_present][wrong[0]]}: vector of length {lengths[wrong[0]]}, expected {width} as in "
             "the rows before it or in 'pretrain_dim'."
         )
-    if not width:
-        raise DataError(f"{where}, id {ids[is_present][0]}: empty vector; write null where a vector is missing.")
     with np.errstate(over="ignore"):  # too large for float32: refused as inf below
         present = flat.astype(np.float32).reshape(-1, width)
     finite = np.isfinite(present).all(axis=1)
@@ -220,7 +219,7 @@ def _read_keys(path: Path) -> np.ndarray:
         ) from err
     if keys is None:
         raise DataError(f"{path}: 'key' (ids) and 'value' (vectors) are expected; found {names}.")
-    if keys.ndim != 1 or keys.dtype.kind not in "iu":
+    if keys.ndim != 1 or keys.dtype.kind not in "iuf":
         raise DataError(f"{path}: 'key' must be a list of integers; found {keys.dtype} of shape {keys.shape}.")
     return keys
 

@@ -70,7 +70,7 @@ class ModalityFindings:
     Attributes:
         dimension: length of a vector.
         missing: items without a vector (null, or no row in the file).
-        norms: (items with a vector,) Euclidean norms.
+        norms: (items with a vector,) Euclidean norms; null in the file means missing, and a norm of 0 is a vector.
     """
 
     dimension: int
@@ -82,6 +82,7 @@ class ModalityFindings:
             "dimension": self.dimension,
             "rows": len(self.norms),
             "missing": self.missing,
+            "zero": int((self.norms == 0).sum()),
             "mean_norm": float(self.norms.mean()) if len(self.norms) else None,
             "std_norm": float(self.norms.std()) if len(self.norms) else None,
         }
@@ -174,9 +175,13 @@ class Findings:
             pairs = [f"{a} and {b}: {count:,}" for (a, b), count in self.shared_users.items()]
             blocks += ["", f"Users in several splits: {'; '.join(pairs)}"]
         if self.modalities:
-            header = ["modality", "dimension", "vectors", "missing", "mean norm", "std norm"]
+            header = ["modality", "dimension", "vectors", "missing", "zero", "mean norm", "std norm"]
             rows = [[name, *modality.to_dict().values()] for name, modality in self.modalities.items()]
-            blocks += ["", "Vectors", _table(header, rows)]
+            blocks += [
+                "",
+                "Vectors (null means missing; zero: all-zero vectors, real unless zero_vectors: missing is set)",
+            ]
+            blocks.append(_table(header, rows))
         if self.levels:
             blocks += ["", "Row value equals the item's own value, by label, and the AUC of that alone"]
             header = ["split", "column", "rows", "all", "label 0", "label 1", "AUC", "verdict"]

@@ -23,8 +23,9 @@ from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources
 from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.features.vector_files import iter_vectors, read_ids
-from fuxictr_mm.files import open_parquet
+from fuxictr_mm.forms import NUMBER, groups, numbers
 from fuxictr_mm.inspect.findings import Findings, LevelFindings, ModalityFindings, SplitFindings
+from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["inspect_dataset"]
 
@@ -84,10 +85,7 @@ def _describe(split: Split, nobody: np.ndarray, users: pa.Array | None) -> Split
 
 def _users(path: Path, group_id: str) -> pa.Array:
     """Distinct users as the file names them: a split numbers text ids for itself, so those cannot be compared."""
-    column = open_parquet(path, (group_id,)).read([group_id]).column(0)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return pc.unique(column.cast(pa.int64() if pa.types.is_integer(column.type) else pa.large_string()))
+    return pc.unique(groups(open_parquet(path, (group_id,)).read([group_id]).column(0).combine_chunks()))
 
 
 def _count_shared(users: Mapping[str, pa.Array], a: str, b: str) -> int:
@@ -103,15 +101,15 @@ def _own_values(schema: DatasetSchema, sources: Sources, item_table: ItemTable) 
         for path in (sources.item_feature, sources.item_info):
             if path is None or column.name not in (file := open_parquet(path, (sources.key_col,))).schema_arrow.names:
                 continue
-            values = file.read([column.name]).column(0)
-            if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+            values = file.read([column.name]).column(0).combine_chunks()
+            if not NUMBER.admits(values.type):
                 continue
             index = item_table.index_of(read_ids(path, column.name, sources.key_col))
-            numbers = values.cast(pa.float64(), safe=False).to_numpy()
+            found = numbers(values)
             if column.type == "numeric":  # rounded as the split's own numbers are
-                numbers = numbers.astype(np.float32)
+                found = found.astype(np.float32)
             own[column.name] = np.full(item_table.n_items + 1, np.nan)
-            own[column.name][index[index > 0]] = numbers[index > 0]
+            own[column.name][index[index > 0]] = found[index > 0]
             break
     return own
 

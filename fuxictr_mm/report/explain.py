@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from fuxictr_mm.batch import RaggedBatch
 from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.errors import ConfigError, DataError, needs
-from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.files import atomic_write
 from fuxictr_mm.models.history_attention import attention_summary, history_attention, uniform_attention_warning
+from fuxictr_mm.parquet import open_parquet
 from fuxictr_mm.report.records import Explanation, Head, Looked, Row
 from fuxictr_mm.run import Trained, resolve_experiment
 from fuxictr_mm.run.provenance import current_commit, machine
@@ -57,8 +57,8 @@ class Opened:
         item_col = self.trained.schema.item_col
         for key in ("item_feature", "item_info"):
             path = self.get(key)
-            if path and Path(path).is_file() and TITLE in open_parquet(path).schema_arrow.names:
-                columns = pq.read_table(path, columns=[item_col, TITLE]).to_pydict()
+            if path and TITLE in (table := open_parquet(path)).schema_arrow.names:
+                columns = table.read([item_col, TITLE]).to_pydict()
                 return {item: str(title) for item, title in zip(columns[item_col], columns[TITLE]) if title}
         return {}
 

@@ -10,8 +10,9 @@ from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import KEYS, nearest
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.processor import refuse_rebuild
-from fuxictr_mm.files import open_parquet
+from fuxictr_mm.forms import LABEL, check_form, numbers
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.parquet import open_parquet
 from fuxictr_mm.training.loop import check_evaluations
 
 __all__ = ["check_runs"]
@@ -57,7 +58,7 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
                 raise ConfigError(f"{path}: its rows have no labels, so there is no test AUC to compare.")
         if compares_test and not experiment.get("test_data"):
             raise ConfigError(f"dataset {experiment.dataset_id}: there is no 'test_data', so no test AUC to compare.")
-        rows = open_parquet(experiment["train_data"]).metadata.num_rows
+        rows = open_parquet(experiment["train_data"]).num_rows
         check_evaluations(experiment.get("eval_steps"), experiment["epochs"], -(-rows // experiment["batch_size"]))
 
 
@@ -72,10 +73,11 @@ def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float
             )
     if schema.label_col not in file.schema_arrow.names:
         return set()
+    check_form(path, schema.label_col, file.schema_arrow.field(schema.label_col).type, LABEL)
     found: set[float] = set()
-    for batch in file.iter_batches(1 << 20, columns=[schema.label_col]):
+    for batch in file.iter_batches(1 << 20, [schema.label_col]):
         # Nulls and labels other than 0 and 1 are the contract's to refuse, with their row.
-        found |= {float(value) for value in pc.unique(batch.column(0)).to_pylist() if isinstance(value, int | float)}
+        found |= set(map(float, numbers(pc.unique(batch.column(0)).drop_null())))
         if len(found) > 1:
             break
     return found

@@ -11,13 +11,18 @@ from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.history_attention import attention_summary, uniform_attention_warning
 from fuxictr_mm.run.evaluation import Evaluation
 
-__all__ = ["attention_warning", "cold_warning", "gap_warning", "norm_warning", "unknown_warning", "warnings_of"]
+__all__ = [
+    "attention_warning", "cold_warning", "column_warnings", "gap_warning", "norm_warning", "unknown_warning",
+    "warnings_of",
+]  # fmt: skip
 
 # A difference of two AUCs, and one of two shares, is pointed out from this size on, and only if it is so many standard
 # errors.
 GAP, SHARE_GAP, GAP_ERRORS = 0.01, 0.1, 4
 # Share of the strongest item field's norm below which a field of vectors counts for nothing.
 COLLAPSED = 0.01
+# Mean or standard deviation in training beyond which numbers should be scaled.
+UNSCALED = 100
 # Batches whose attention is looked at after a training.
 LOOKED_AT = 4
 
@@ -44,7 +49,25 @@ def warnings_of(
     ]
     if "test" in evaluated:
         found.append(gap_warning(evaluated["valid"], evaluated["test"]))
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in (*found, *column_warnings(model.feature_map)) if sentence]
+
+
+def column_warnings(feature_map: Any) -> list[str]:
+    """A sentence for each numeric column that nothing scales and that is far from 0, and for vectors of zeros."""
+    found = []
+    for name, spec in feature_map.features.items():
+        mean, deviation = (spec.get(key, 0.0) for key in ("train_mean", "train_std"))
+        if "scaling" not in spec and max(abs(mean), deviation) > UNSCALED:
+            found.append(
+                f"column {name!r}: numbers with mean {mean:.4g} and standard deviation {deviation:.4g} go in as they "
+                "are, which hides all else from the network; set normalizer: StandardScaler in its column."
+            )
+        for modality, count in spec.get("zero_vectors", {}).items():
+            found.append(
+                f"column {name!r}: {count:,} vectors of {modality} are all zero and taken as real; if zero means that "
+                "the vector is missing, set zero_vectors: missing in its column."
+            )
+    return found
 
 
 def gap_warning(valid: Evaluation, test: Evaluation) -> str | None:

@@ -30,12 +30,16 @@ TRIALS = ((1, 1, 1, 0.0), (1, 1, 2, 1.0), (3, 2, 7, 0.5), (70, 11, 90, 0.5), (2,
 
 @dataclass(frozen=True)
 class Column:
-    """One input column: ``width`` None is one number per row, ``vocab_size`` None are floats instead of ids."""
+    """One input column: ``width`` None is one number per row, ``vocab_size`` None are floats instead of ids.
+
+    Numbers that have a normalizer go in as the data have them: their ``scaling`` is part of the graph.
+    """
 
     name: str
     axis: str
     width: int | None
     vocab_size: int | None
+    scaling: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         shape = f"({self.axis},)" if self.width is None else f"({self.axis}, {self.width})"
@@ -46,7 +50,15 @@ class Column:
         if self.vocab_size is not None:
             return torch.randint(0, self.vocab_size, shape, generator=generator)
         # Rows of norm about 1, as the item table has them: at large norms every score would end at 0 or 1.
-        return torch.randn(shape, generator=generator) / (self.width or 1) ** 0.5
+        shift, width = self.scaling or (0.0, 1.0)
+        return shift + width * torch.randn(shape, generator=generator) / (self.width or 1) ** 0.5
+
+    def scaled(self, values: torch.Tensor) -> torch.Tensor:
+        """What the model sees of the input."""
+        if self.scaling is None:
+            return values
+        shift, width = self.scaling
+        return ((values.double() - shift) / width).float()
 
 
 class _Scorer(nn.Module):
@@ -60,7 +72,7 @@ class _Scorer(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         parts: dict[str, dict[str, torch.Tensor]] = {"B": {}, "U": {}}
         for column, value in zip(self.columns, inputs):
-            parts[column.axis][column.name] = value
+            parts[column.axis][column.name] = column.scaled(value)
         y_pred: torch.Tensor = self.model(MultimodalBatch(parts["B"], parts["U"], *inputs[-2:]))["y_pred"]
         return y_pred
 
@@ -87,7 +99,8 @@ def input_columns(model: MultimodalRankModel) -> list[Column]:
                 width = sum(size for _, size in model.vectors.blocks[name])
             else:  # ids that are no field, but lead to trained vectors
                 vocab_size = model.feature_map.features[encoder.trained_vectors[0]]["vocab_size"]
-            columns.append(Column(name, axis, width, vocab_size))
+            scaling = model.feature_map.features[name].get("scaling")
+            columns.append(Column(name, axis, width, vocab_size, tuple(scaling) if scaling else None))
     return columns
 
 

@@ -24,7 +24,8 @@ from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split, number_groups
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.rows import Rows, arrange_split
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.files import atomic_write, open_parquet
+from fuxictr_mm.files import atomic_write
+from fuxictr_mm.parquet import ParquetTable, open_parquet
 from fuxictr_mm.run.trained import Trained
 from fuxictr_mm.training.metrics import evaluate_metrics
 
@@ -82,7 +83,7 @@ def predict_file(
 
     Args:
         trained: a model of ours, or one of the host's that takes the challenge's batch.
-        data_path: parquet file of the data contract.
+        data_path: parquet file of the data contract, or a folder or glob of parts.
         out: file to write, complete or not at all. ``.parquet`` holds the columns ``ID`` and the group (where the file
             has them), the item id and ``score``, float32; ``.csv`` holds ``ID,Task1``, what the challenge takes, and
             ``.zip`` the same as ``prediction.csv``.
@@ -146,8 +147,8 @@ def predict_file(
     return Prediction(out, rows, rows_without_history, time.perf_counter() - started, values)
 
 
-def _bar(file: pq.ParquetFile, name: str) -> Any:
-    return tqdm(total=file.metadata.num_rows, desc=name, unit=" rows", disable=None)
+def _bar(file: ParquetTable, name: str) -> Any:
+    return tqdm(total=file.num_rows, desc=name, unit=" rows", disable=None)
 
 
 def _score(model: Any, gatherer: BatchGatherer, rows: Rows, batch_size: int, bar: Any) -> Iterator[np.ndarray]:
@@ -193,9 +194,7 @@ def _output_schema(
             raise DataError(f"{data_path}: column {name!r} is missing, found {arrow.names}: {reason}.")
     names = dict.fromkeys((ID_COLUMN, schema.group_id, schema.item_col))
     types = {name: arrow.field(name).type for name in names if name in arrow.names}
-    # Without dictionaries: those of different chunks differ.
-    plain = {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in types.items()}
-    return pa.schema({**plain, SCORE: pa.float32()})
+    return pa.schema({**types, SCORE: pa.float32()})
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def _values(column: Column, given: Any, n: int) -> np.ndarray:
     if column.type == "numeric":
         if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
             raise DataError(f"{where}: found {given!r}; finite numbers are expected.")
-        return np.broadcast_to(values.astype(np.float32), n).copy()
+        return np.broadcast_to(column.scaled(values), n).copy()
     limit = column.vocab_size or np.iinfo(np.int32).max
     if not np.issubdtype(values.dtype, np.integer):
         raise DataError(

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.files import open_parquet
 from fuxictr_mm.models.base import MultimodalRankModel
+from fuxictr_mm.parquet import open_parquet
 from fuxictr_mm.run import Trained
 from fuxictr_mm.serve.ranking import Ranker
 
@@ -49,7 +49,7 @@ def _latency(trained: Trained) -> float:
     context = [column.name for column in schema.context_columns]
     columns = (schema.item_col, schema.history_col, *context)
     file = open_parquet(trained.params["test_data"], columns)
-    rows = next(file.iter_batches(ROWS_READ, columns=list(columns))).to_pylist()
+    rows = next(file.iter_batches(ROWS_READ, columns)).to_pylist()
     rows.sort(key=lambda row: sum(item != 0 for item in row[schema.history_col]))
     user = rows[len(rows) // 2]
     targets = sorted({row[schema.item_col] for row in rows})

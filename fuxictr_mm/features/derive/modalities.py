@@ -117,9 +117,12 @@ class ReducedModalities(Derivation):
         self.name = entry
         self.modalities = tuple(entry_modalities(entry))
         self.fit_on = column.derived.get("pca_fit_on", "all")
+        self.zero_is_missing = column.derived.get("zero_vectors") == "missing"
         self.settings = {"entry": entry, "fit_on": self.fit_on, **settings}
+        if self.zero_is_missing:
+            self.settings["zero_vectors"] = "missing"
         self._where = f"column {column.name!r}, modality {entry!r}"
-        self._missing = 0
+        self._missing = self._zero = 0
 
     @abstractmethod
     def new_reducer(self, arrays: Mapping[str, np.ndarray] | None = None) -> Any:
@@ -130,16 +133,23 @@ class ReducedModalities(Derivation):
 
     def fit(self, rows: ItemRows, training: TrainingSplit) -> np.ndarray:
         in_fit = training.seen if self.fit_on == "train" else np.ones(rows.n_items + 1, bool)
-        self.reducer, fitted = self.new_reducer(), 0
-        for index, vectors, is_present in _progress(rows, f"fit {self.name}"):
+        self.reducer, fitted, first, is_constant = self.new_reducer(), 0, None, True
+        for index, vectors, is_present in self._read(rows, f"fit {self.name}"):
             use = is_present.all(axis=1) & in_fit[index]
             if use.any():
                 self.reducer.partial_fit(vectors[use])
                 fitted += int(use.sum())
+                first = vectors[use][0] if first is None else first
+                is_constant &= bool((vectors[use] == first).all())
         if not fitted:
             raise DataError(
                 f"{self._where}: none of the {in_fit[1:].sum():,} items to fit on (pca_fit_on: {self.fit_on}) has a "
                 "vector; check that the ids of the files agree."
+            )
+        if is_constant and fitted > 1:
+            raise DataError(
+                f"{self._where}: all {fitted:,} vectors to fit on are the same, so they tell no items apart; check how "
+                "the file was made, or leave the modality out."
             )
         try:
             self.reducer.to_arrays()
@@ -150,7 +160,7 @@ class ReducedModalities(Derivation):
     def transform(self, rows: ItemRows) -> np.ndarray:
         block = np.zeros((rows.n_items + 1, self.reducer.n_components_), np.float32)
         found = 0
-        for index, vectors, is_present in _progress(rows, f"transform {self.name}"):
+        for index, vectors, is_present in self._read(rows, f"transform {self.name}"):
             some = is_present.any(axis=1)
             if not some.any():
                 continue
@@ -161,6 +171,15 @@ class ReducedModalities(Derivation):
             found += int(some.sum())
         self._missing = rows.n_items - found
         return block
+
+    def _read(self, rows: ItemRows, what: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The rows, in which a vector of zeros is missing where ``zero_vectors: missing`` says so."""
+        self._zero = 0
+        for index, vectors, is_present in _progress(rows, what):
+            parts = np.split(vectors, np.cumsum(rows.widths)[:-1], axis=1)
+            is_zero = is_present & ~np.stack([part.any(axis=1) for part in parts], axis=1)
+            self._zero += int(is_zero.any(axis=1).sum())
+            yield index, vectors, is_present & ~is_zero if self.zero_is_missing else is_present
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return self.reducer.to_arrays()
@@ -173,6 +192,7 @@ class ReducedModalities(Derivation):
         return {
             "rows_fitted": self.reducer.n_samples_seen_,
             "rows_missing": self._missing,
+            "rows_zero": 0 if self.zero_is_missing else self._zero,
             "variance_kept": 1.0 if ratio is None else float(ratio.sum()),
             "explained_variance_ratio": None if ratio is None else ratio.tolist(),
             "rms_norm": self.reducer.scale_,

@@ -1,19 +1,19 @@
 """What derivations may ask of the training split: which items it shows, and who has clicked what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from scipy import sparse
 from tqdm import tqdm
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.files import open_parquet
+from fuxictr_mm.forms import GROUP, ID, IDS, LABEL, Misfit, check_form, groups, lists, numbers, whole_numbers
+from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["Clicks", "TrainingSplit", "read_clicks"]
 
@@ -66,17 +66,16 @@ class TrainingSplit:
         item_col, history_col = self.schema.item_col, self.schema.history_col
         seen = np.zeros(self._n_items + 2, bool)  # the last place takes unknown ids (-1), which the data checks name
         file = open_parquet(self.path, (item_col, history_col))
-        with tqdm(total=file.metadata.num_rows, desc="items seen in train", unit=" rows", disable=None) as bar:
-            for batch in file.iter_batches(1 << 16, columns=[item_col, history_col]):
-                history = batch.column(history_col)
-                kinds = batch.column(item_col).type, getattr(history.type, "value_type", pa.null())
-                if not all(pa.types.is_integer(kind) for kind in kinds):
-                    raise DataError(
-                        f"{self.path}: columns {item_col!r} and {history_col!r} have the types {kinds[0]} and "
-                        f"{history.type}; integer ids and lists of them are expected."
-                    )
-                for ids in (batch.column(item_col), history.flatten()):
-                    seen[self._index_of(ids.drop_null().to_numpy())] = True
+        for name, form in ((item_col, ID), (history_col, IDS)):
+            check_form(self.path, name, file.schema_arrow.field(name).type, form)
+        with tqdm(total=file.num_rows, desc="items seen in train", unit=" rows", disable=None) as bar:
+            for batch in file.iter_batches(1 << 16, (item_col, history_col)):
+                for name, ids in (
+                    (item_col, batch.column(item_col)),
+                    (history_col, lists(batch.column(history_col))[1]),
+                ):
+                    with _in_column(self.path, name):
+                        seen[self._index_of(whole_numbers(ids).drop_null().to_numpy())] = True
                 bar.update(len(batch))
         return seen[:-1]
 
@@ -125,34 +124,31 @@ def read_clicks(
     """
     item_col, history_col, label_col, user_col = schema.item_col, schema.history_col, schema.label_col, schema.group_id
     columns = [item_col, history_col, label_col]
-    file = open_parquet(path, (*columns, *([] if user_col is None else [user_col])))
-    rows = file.metadata.num_rows
+    forms = {item_col: ID, history_col: IDS, label_col: LABEL, **({} if user_col is None else {user_col: GROUP})}
+    file = open_parquet(path, list(forms))
+    for name, form in forms.items():
+        check_form(path, name, file.schema_arrow.field(name).type, form)
     if user_col is None:
-        users = np.arange(rows + 1)
-        user_of_row, user_of_history = users[1:], np.zeros(rows, np.int64)
+        users = np.arange(file.num_rows + 1)
+        user_of_row, user_of_history = users[1:], np.zeros(file.num_rows, np.int64)
     else:
-        ids = file.read([user_col]).column(0).combine_chunks().dictionary_encode()
+        with _in_column(path, user_col):
+            ids = groups(file.read([user_col]).column(0).combine_chunks()).dictionary_encode()
         if ids.null_count:
             raise DataError(f"{path}: column {user_col!r} has {ids.null_count:,} nulls; every row needs its user.")
         users = ids.dictionary.to_numpy(zero_copy_only=False)
         user_of_row = user_of_history = ids.indices.to_numpy().astype(np.int64)
     pairs, held, row = [np.zeros(0, np.int64)], 0, 0
-    with tqdm(total=rows, desc="clicks in train", unit=" rows", disable=None) as bar:
-        for batch in file.iter_batches(1 << 16, columns=columns):
+    with tqdm(total=file.num_rows, desc="clicks in train", unit=" rows", disable=None) as bar:
+        for batch in file.iter_batches(1 << 16, columns):
             part = slice(row, row + len(batch))
-            history = batch.column(history_col)
-            kinds = batch.column(item_col).type, getattr(history.type, "value_type", pa.null())
-            if not all(pa.types.is_integer(kind) for kind in kinds):
-                raise DataError(
-                    f"{path}: columns {item_col!r} and {history_col!r} have the types {kinds[0]} and {history.type}; "
-                    "integer ids and lists of them are expected."
-                )
-            is_click = pc.fill_null(pc.equal(batch.column(label_col).cast(pa.float64()), 1.0), False)
-            is_click = is_click.to_numpy(zero_copy_only=False)
-            targets = index_of(batch.column(item_col).fill_null(0).to_numpy())[is_click].astype(np.int64)
-            lengths = pc.list_value_length(history).fill_null(0).to_numpy()
-            clicked = index_of(history.flatten().fill_null(0).to_numpy()).astype(np.int64)
-            item = np.concatenate([targets, clicked])
+            is_click = numbers(batch.column(label_col)) == 1
+            with _in_column(path, item_col):
+                targets = index_of(whole_numbers(batch.column(item_col)).fill_null(0).to_numpy())[is_click]
+            lengths, flat = lists(batch.column(history_col))
+            with _in_column(path, history_col):
+                clicked = index_of(whole_numbers(flat).fill_null(0).to_numpy())
+            item = np.concatenate([targets, clicked]).astype(np.int64)
             user = np.concatenate([user_of_row[part][is_click], np.repeat(user_of_history[part], lengths)])
             pairs.append(np.unique(user[item > 0] * (n_items + 1) + item[item > 0]))
             held += len(pairs[-1])
@@ -163,3 +159,11 @@ def read_clicks(
     user, item = np.divmod(np.unique(np.concatenate(pairs)), n_items + 1)
     matrix = sparse.csr_array((np.ones(len(item), np.float32), (user, item)), (len(users), n_items + 1))
     return Clicks(users, matrix)
+
+
+@contextmanager
+def _in_column(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except Misfit as err:
+        raise DataError(f"{path}: column {name!r}: {err.reason}.") from err
