@@ -15,7 +15,7 @@ from fuxictr_mm.config.keys import check_value
 from fuxictr_mm.config.schema import COLUMN_KEYS, Column, DatasetSchema
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.derive.training import TrainingSplit
-from fuxictr_mm.features.statistics import FREE_IDS, NumberStatistics, check_vocabulary, context_statistics
+from fuxictr_mm.features.statistics import FREE_IDS, check_vocabulary, training_statistics
 from fuxictr_mm.features.table import ItemTable, build_item_table
 from fuxictr_mm.files import atomic_write
 
@@ -88,8 +88,9 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         """
         refuse_rebuild(rebuild_dataset)
         table = build_item_table(self.schema, self.data_dir, **self._sources)
-        statistics, distinct = context_statistics(self._sources["train_data"], self.schema.context_columns)
-        statistics |= self._item_statistics(table)
+        train = self._sources["train_data"]
+        training = TrainingSplit(None if train is None else Path(train), self.schema, table.index_of, table.n_items)
+        statistics, distinct = training_statistics(training, table.columns)
         for column in self.feature_cols:
             if column["active"]:
                 self._complete(column, table, distinct)
@@ -104,17 +105,6 @@ class MultimodalFeatureProcessor(FeatureProcessor):
         with atomic_write(self.json_file) as temporary:
             self.feature_map.save(str(temporary))
         self.item_table = table
-
-    def _item_statistics(self, table: ItemTable) -> dict[str, NumberStatistics]:
-        """Of the numeric item columns, over the items that the training split shows."""
-        columns = [column for column in self.schema.item_columns if column.type == "numeric"]
-        if not columns:
-            return {}
-        training = TrainingSplit(Path(self._sources["train_data"]), self.schema, table.index_of, table.n_items)
-        found = {column.name: NumberStatistics(column.normalizer) for column in columns}
-        for name, statistics in found.items():
-            statistics.add(table.columns[name][1:][training.seen[1:]].astype(np.float64))
-        return found
 
     def _complete(self, column: dict[str, Any], table: ItemTable, distinct: Mapping[str, int]) -> None:
         """Fill in what the item table decides: vocabularies of item columns, list lengths, widths of vectors."""

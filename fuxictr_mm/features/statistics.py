@@ -1,7 +1,6 @@
 """What training shows of numbers and ids: the scale of ``numeric`` columns, and how many ids a vocabulary has."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from fuxictr_mm.config.schema import Column
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.forms import ID, NUMBER, Misfit, check_form, numbers, whole_numbers
 from fuxictr_mm.parquet import open_parquet
 
-__all__ = ["NumberStatistics", "check_vocabulary", "context_statistics"]
+__all__ = ["NumberStatistics", "check_vocabulary", "training_statistics"]
 
 # FuxiCTR keeps a Python dict with an entry for every id of a vocabulary, used or not: 100 MB for a million.
 FREE_IDS, IDS_PER_USED = 1_000_000, 100
@@ -51,30 +50,40 @@ class NumberStatistics:
         return spec
 
 
-def context_statistics(
-    path: str | Path, columns: Sequence[Column]
+def training_statistics(
+    training: TrainingSplit, items: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, NumberStatistics], dict[str, int]]:
-    """Read the context columns of the training split whose values decide something before training.
+    """What the values of the training split decide before training.
+
+    Args:
+        training: the split; without a file, numbers that are not scaled have no statistics.
+        items: item column -> (n_items + 1, ...); numbers of items count once for every item that the split shows.
 
     Returns:
-        column -> its statistics, for numeric columns; column -> number of distinct ids, for those whose vocabulary is
-        large enough to ask.
+        numeric column -> its statistics; context column -> number of distinct ids, for those whose vocabulary is large
+        enough to ask.
 
     Raises:
+        ConfigError: a column has a normalizer and the dataset names no training split.
         DataError: a value is no finite number, or no id.
     """
-    found = {column.name: NumberStatistics(column.normalizer) for column in columns if column.type == "numeric"}
-    large = [c.name for c in columns if c.type == "categorical" and (c.vocab_size or 0) > FREE_IDS]
+    schema = training.schema
+    numeric = [c for c in schema.columns if c.type == "numeric" and (training.has_file or c.normalizer)]
+    found = {column.name: NumberStatistics(column.normalizer) for column in numeric}
+    for column in numeric:
+        if column.is_item:
+            found[column.name].add(items[column.name][1:][training.seen[1:]].astype(np.float64))
+    numbers_of = [column.name for column in numeric if not column.is_item]
+    large = [c.name for c in schema.context_columns if c.type == "categorical" and (c.vocab_size or 0) > FREE_IDS]
     seen = {name: pa.array([], pa.int64()) for name in large}
-    names = [*found, *large]
-    if not names:
-        return {}, {}
-    table = open_parquet(path, names)
+    if not (names := [*numbers_of, *large]):
+        return found, {}
+    table = open_parquet(training.path, names)
     for name in names:
-        check_form(path, name, table.schema_arrow.field(name).type, NUMBER if name in found else ID)
+        check_form(training.path, name, table.schema_arrow.field(name).type, NUMBER if name in found else ID)
     start = 0
     for batch in table.iter_batches(CHUNK_ROWS, names):
-        for name, statistics in found.items():
+        for name in numbers_of:
             values = numbers(batch.column(name)).astype(np.float64)
             if (bad := ~np.isfinite(values)).any():
                 part, row = table.place(start + int(bad.argmax()))
@@ -82,7 +91,7 @@ def context_statistics(
                     f"{part}: column {name!r}, row {row} (counted from 0): found "
                     f"{batch.column(name)[int(bad.argmax())].as_py()}; a finite number is expected in every row."
                 )
-            statistics.add(values)
+            found[name].add(values)
         for name in large:
             try:
                 ids = whole_numbers(batch.column(name)).drop_null().cast(pa.int64())

@@ -256,7 +256,7 @@ def test_refusals(tmp_path: Path) -> None:
     train = Path(files["train_data"])
     with pytest.raises(ConfigError, match=r"clicks: .*'group_id'"):
         build_item_table(schema_of(group_id=None), tmp_path, **files)
-    with pytest.raises(ConfigError, match="clicks, need 'train_data'"):
+    with pytest.raises(ConfigError, match="clicks and normalizer need 'train_data'"):
         build_item_table(schema_of(), tmp_path, item_info=files["item_info"])
     wide = [*COLUMNS[:2], {**COLUMNS[2], "clicks": N - 1}]
     with pytest.raises(ConfigError, match=r"clicks: 39 needs more users .* has 300 users .* and 39 items"):

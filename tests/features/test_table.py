@@ -230,7 +230,7 @@ def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
     renamed = schema_of(vector({"txt": 3}, pca_fit_on="train"), vector({"txt": 3}, "on_all"), history_col="other_seq")
     other = build_item_table(renamed, tmp_path, item_feature=feature_file, train_data=train)
     assert (rows_fitted(first), rows_fitted(other)) == (30, 31)
-    with pytest.raises(ConfigError, match="pca_fit_on: train, and clicks, need 'train_data'"):
+    with pytest.raises(ConfigError, match="pca_fit_on: train, clicks and normalizer need 'train_data'"):
         build_item_table(schema, tmp_path, item_feature=feature_file)
     bad = write(tmp_path / "bad.parquet", {"item_id": ["a"], "item_seq": [[1]]})
     with pytest.raises(DataError, match=r"have the types string and list<.*int64>; integer ids and lists of them"):

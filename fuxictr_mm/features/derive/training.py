@@ -46,6 +46,10 @@ class TrainingSplit:
         self._n_items = n_items
 
     @property
+    def has_file(self) -> bool:
+        return self._path is not None
+
+    @property
     def path(self) -> Path:
         """Its file.
 
@@ -53,7 +57,7 @@ class TrainingSplit:
             ConfigError: the dataset names none.
         """
         if self._path is None:
-            raise ConfigError("pca_fit_on: train, and clicks, need 'train_data' in the dataset's YAML.")
+            raise ConfigError("pca_fit_on: train, clicks and normalizer need 'train_data' in the dataset's YAML.")
         return self._path
 
     @cached_property
