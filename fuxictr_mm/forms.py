@@ -16,8 +16,8 @@ from pyarrow import types
 from fuxictr_mm.errors import DataError
 
 __all__ = [
-    "GROUP", "ID", "IDS", "LABEL", "NUMBER", "VECTOR", "Form", "Misfit", "check_form", "groups", "lists", "numbers",
-    "whole_numbers",
+    "GROUP", "ID", "IDS", "LABEL", "NUMBER", "VECTOR", "Form", "Misfit", "check_form", "group_numbers", "groups",
+    "lists", "numbers", "whole_numbers",
 ]  # fmt: skip
 
 
@@ -166,6 +166,21 @@ def groups(values: pa.Array) -> pa.Array:
     if values.type == pa.uint64():
         return values.view(pa.int64())
     return values.cast(pa.large_string()) if not _is_whole(values.type) else whole_numbers(values).cast(pa.int64())
+
+
+def group_numbers(values: pa.Array) -> np.ndarray:
+    """Group ids, none of them null, as (n,) int64: text becomes its hash of 64 bits, the same in every file.
+
+    Raises:
+        Misfit: see :func:`whole_numbers`.
+    """
+    from pandas.util import hash_array  # pandas takes a second to import
+
+    ids = groups(values)
+    if types.is_integer(ids.type):
+        return ids.to_numpy(zero_copy_only=False)
+    encoded = ids.dictionary_encode()
+    return hash_array(np.array(encoded.dictionary.to_pylist(), object)).view(np.int64)[encoded.indices.to_numpy()]
 
 
 def lists(values: pa.Array) -> tuple[np.ndarray, pa.Array]:

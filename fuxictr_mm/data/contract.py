@@ -18,10 +18,10 @@ from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.data import checks
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.features.table import ItemTable
-from fuxictr_mm.forms import groups
+from fuxictr_mm.forms import group_numbers
 from fuxictr_mm.parquet import open_parquet
 
-__all__ = ["CHUNK_ROWS", "GroupNumbers", "Split", "iter_split", "iter_whole_split", "number_groups", "read_split"]
+__all__ = ["CHUNK_ROWS", "Split", "iter_split", "iter_whole_split", "read_split"]
 
 # Rows decoded at once: 16 MiB of history where lists are 64 wide and int64.
 CHUNK_ROWS = 32_768
@@ -38,7 +38,7 @@ class Split:
         history_offsets: (N + 1,) int64; the history of row i is ``history_values[offsets[i]:offsets[i + 1]]``.
         context: column name -> (N,), int32 for categorical and float32 for numeric columns.
         label: (N,) float32 of 0 and 1, ``None`` where the file has no label column or it was not asked for.
-        group: (N,) int64, the column that gAUC groups by (text ids are numbered in order of appearance), ``None``
+        group: (N,) int64, the column that gAUC groups by (text ids become their hashes), ``None``
             where the dataset names no such column, and in a chunk of :func:`iter_split`: who reads a part of a file
             cannot number its text.
     """
@@ -98,12 +98,11 @@ def iter_whole_split(
     n_rows = file.num_rows
     has_label = require_label or schema.label_col in file.schema_arrow.names
     group_columns = () if schema.group_id is None else (schema.group_id,)
-    numbers = GroupNumbers()
     has_history = False
     with tqdm(total=n_rows, desc=path.name, unit=" rows", disable=None if progress else True) as bar:
         for chunk, kept in iter_split(path, schema, item_ids, label=has_label, keep=group_columns):
             has_history |= len(chunk.history_values) > 0
-            yield replace(chunk, group=next((numbers(ids) for ids in kept.values()), None))
+            yield replace(chunk, group=next((group_numbers(ids) for ids in kept.values()), None))
             bar.update(len(chunk))
     if not has_history:
         raise DataError(
@@ -169,27 +168,6 @@ def iter_split(
             None,
         )
         if schema.group_id in keep:
-            checks.group_ids(columns[schema.group_id])  # each reader numbers them for itself
+            checks.group_ids(columns[schema.group_id])
         yield chunk, {name: columns[name].without_null() for name in keep}
         start += len(batch)
-
-
-class GroupNumbers:
-    """Group ids, chunk by chunk, as int64: whole numbers as they are, text numbered in order of appearance."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-
-    def __call__(self, ids: pa.Array) -> np.ndarray:
-        ids = groups(ids)
-        if pa.types.is_integer(ids.type):
-            return ids.to_numpy(zero_copy_only=False).astype(np.int64)
-        encoded = ids.dictionary_encode()
-        numbers = [self._seen.setdefault(text, len(self._seen)) for text in encoded.dictionary.to_pylist()]
-        return np.array(numbers, np.int64)[encoded.indices.to_numpy()]
-
-
-def number_groups(chunks: Sequence[pa.Array]) -> np.ndarray:
-    """Return (N,) int64, the chunks of a whole column through one :class:`GroupNumbers`."""
-    numbers = GroupNumbers()
-    return np.concatenate([numbers(chunk) for chunk in chunks])

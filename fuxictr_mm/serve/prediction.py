@@ -20,11 +20,12 @@ from tqdm import tqdm
 from fuxictr_mm.config.code import GROUP_METRICS
 from fuxictr_mm.config.keys import Positive, check_value
 from fuxictr_mm.config.schema import DatasetSchema
-from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split, number_groups
+from fuxictr_mm.data.contract import CHUNK_ROWS, iter_split
 from fuxictr_mm.data.gather import BatchGatherer
 from fuxictr_mm.data.rows import Rows, arrange_split
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.forms import group_numbers
 from fuxictr_mm.parquet import ParquetTable, open_parquet
 from fuxictr_mm.run.trained import Trained
 from fuxictr_mm.training.metrics import evaluate_metrics
@@ -142,7 +143,7 @@ def predict_file(
             if metrics:
                 seen["score"].append(scores)
                 seen["label"].append(chunk.label)
-                seen["group"] += [kept[name] for name in kept if name == schema.group_id]
+                seen["group"] += [group_numbers(kept[name]) for name in kept if name == schema.group_id]
     values = _evaluate(seen, metrics) if metrics else {}
     return Prediction(out, rows, rows_without_history, time.perf_counter() - started, values)
 
@@ -162,7 +163,7 @@ def _score(model: Any, gatherer: BatchGatherer, rows: Rows, batch_size: int, bar
 def _evaluate(seen: Mapping[str, list[Any]], metrics: Sequence[str]) -> dict[str, float]:
     # float64, as FuxiCTR's own evaluation has it: the same scores give the same digits.
     label, score = (np.concatenate(seen[name]).astype(np.float64) for name in ("label", "score"))
-    return dict(evaluate_metrics(label, score, list(metrics), number_groups(seen["group"]) if seen["group"] else None))
+    return dict(evaluate_metrics(label, score, list(metrics), np.concatenate(seen["group"]) if seen["group"] else None))
 
 
 def _check_out(out: Path, inputs: Sequence[str | Path]) -> None:

@@ -78,8 +78,7 @@ class OwnClicks(_ClickVectors):
         """Return (n_items + 1, (1 + number of ``PAIRS``) * W) float32; ``rows`` are not looked at.
 
         Raises:
-            ConfigError: user ids are no integers, there are fewer users or clicked items than components, or one fold
-                has most of the users.
+            ConfigError: there are fewer users or clicked items than components, or one fold has most of the users.
         """
         clicks = training.clicks
         fold = _folds(clicks)
@@ -219,14 +218,9 @@ def _folds(clicks: Clicks) -> np.ndarray:
     """The fold of each user.
 
     Raises:
-        ConfigError: user ids are no integers, or one fold has most of the users.
+        ConfigError: one fold has most of the users.
     """
-    if not np.issubdtype(clicks.users.dtype, np.integer):
-        raise ConfigError(
-            "clicks are left out by folds of users, which needs a 'group_id' of integers; found "
-            f"{clicks.users.dtype}. Number the users."
-        )
-    fold = np.asarray(fold_of(clicks.users.astype(np.int64)))
+    fold = np.asarray(fold_of(clicks.users))
     share = np.bincount(fold, minlength=FOLDS).max() / max(len(fold), 1)
     if share > LARGEST_FOLD:
         raise ConfigError(

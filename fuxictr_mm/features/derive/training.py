@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.forms import GROUP, ID, IDS, LABEL, Misfit, check_form, groups, lists, numbers, whole_numbers
+from fuxictr_mm.forms import GROUP, ID, IDS, LABEL, Misfit, check_form, group_numbers, lists, numbers, whole_numbers
 from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["Clicks", "TrainingSplit", "read_clicks"]
@@ -21,7 +21,12 @@ MERGE_AT = 1 << 24  # pairs of user and item that are held before repeated ones 
 
 
 class Clicks(NamedTuple):
-    """Who has clicked what: user ids (users,) as the file has them, and (users, n_items + 1), 1.0 for a click."""
+    """Who has clicked what.
+
+    Attributes:
+        users: (users,) int64, see :func:`~fuxictr_mm.forms.group_numbers`.
+        matrix: (users, n_items + 1), 1.0 for a click.
+    """
 
     users: np.ndarray
     matrix: sparse.csr_array
@@ -137,11 +142,11 @@ def read_clicks(
         user_of_row, user_of_history = users[1:], np.zeros(file.num_rows, np.int64)
     else:
         with _in_column(path, user_col):
-            ids = groups(file.read([user_col]).column(0).combine_chunks()).dictionary_encode()
-        if ids.null_count:
-            raise DataError(f"{path}: column {user_col!r} has {ids.null_count:,} nulls; every row needs its user.")
-        users = ids.dictionary.to_numpy(zero_copy_only=False)
-        user_of_row = user_of_history = ids.indices.to_numpy().astype(np.int64)
+            ids = file.read([user_col]).column(0).combine_chunks()
+            if ids.null_count:
+                raise DataError(f"{path}: column {user_col!r} has {ids.null_count:,} nulls; every row needs its user.")
+            users, user_of_row = np.unique(group_numbers(ids), return_inverse=True)
+        user_of_history = user_of_row
     pairs, held, row = [np.zeros(0, np.int64)], 0, 0
     with tqdm(total=file.num_rows, desc="clicks in train", unit=" rows", disable=None) as bar:
         for batch in file.iter_batches(1 << 16, columns):
