@@ -74,7 +74,7 @@ IDS = Form("lists of integer ids", _is_list_of_numbers)
 NUMBER = Form("numbers", _is_number)
 LABEL = Form("labels 0 and 1", _is_number)
 GROUP = Form("integer or text ids", _is_group)
-VECTOR = Form("a list of numbers per row", _is_list_of_numbers)
+VECTOR = Form("lists of numbers", _is_list_of_numbers)
 
 
 def check_form(path: str | Path, name: str, kind: pa.DataType, form: Form, note: str = "") -> None:

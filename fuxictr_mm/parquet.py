@@ -88,11 +88,12 @@ def open_parquet(path: str | Path, columns: Sequence[str] = ()) -> "ParquetTable
         DataError: it is missing; a part is no whole parquet file or has other columns than the first; a column is
             missing or occurs twice.
     """
-    table = ParquetTable(Path(path), parts_of(path))
+    path, parts = Path(path), parts_of(path)
+    table = ParquetTable(parts[0] if len(parts) == 1 and not path.is_dir() else path, parts)
     names = table.schema_arrow.names
     missing = [column for column in columns if column not in names]
     if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; found {names}; check the names in the YAML.")
+        raise DataError(f"{table.path}: column {missing[0]!r} is missing; found {names}; check the names in the YAML.")
     return table
 
 

@@ -83,7 +83,7 @@ class Sources:
             try:
                 parts_of(path)
             except DataError as err:
-                raise DataError(f"{err} 'modality_data' names it for {column!r}.") from err
+                raise DataError(f"modality_data of {column!r}: {err}") from err
             return path
         seen = []
         for table in tables:

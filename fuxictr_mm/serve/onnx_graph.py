@@ -99,7 +99,7 @@ def input_columns(model: MultimodalRankModel) -> list[Column]:
                 width = sum(size for _, size in model.vectors.blocks[name])
             else:  # ids that are no field, but lead to trained vectors
                 vocab_size = model.feature_map.features[encoder.trained_vectors[0]]["vocab_size"]
-            scaling = model.feature_map.features[name].get("scaling")
+            scaling = model.feature_map.features.get(name, {}).get("scaling")
             columns.append(Column(name, axis, width, vocab_size, tuple(scaling) if scaling else None))
     return columns
 

@@ -267,7 +267,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'user_id' has 1 nulls"):
         build_item_table(schema_of(), tmp_path, **files)
     pq.write_table(rows.set_column(1, "item_seq", pa.array(["1 2"] * USERS)), train)
-    with pytest.raises(DataError, match=r"'item_seq' .* string; integer ids and lists of them"):
+    with pytest.raises(DataError, match=r"'item_seq' has type string; lists of integer ids"):
         build_item_table(schema_of(), tmp_path, **files)
     assert not list(tmp_path.glob("heard*"))
 

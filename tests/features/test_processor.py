@@ -222,7 +222,7 @@ def test_item_columns_may_leave_their_vocabulary_to_the_data(params, tmp_path):
 
 
 def test_inactive_columns_are_left_alone(params, tmp_path):
-    idle = [{"name": "x", "active": False, "dtype": "int", "type": "categorical", "normalizer": "no"}]
+    idle = [{"name": "x", "active": False, "dtype": "int", "type": "categorical", "preprocess": "no"}]
     without_key = [{key: value for key, value in column.items() if key != "active"} for column in COLUMNS]
     features = fit(params_of(tmp_path, without_key + idle)).feature_map.features
     assert "x" not in features and len(features) == 6
@@ -251,10 +251,10 @@ REFUSALS = {
         ConfigError,
         "column 'item_id': dtype: found None; one of 'int', 'float' or 'str' is expected",
     ),
-    "normalizer": (
-        dict(feature_cols=[ITEM_ID, context("x", vocab_size=3, normalizer="StandardScaler")]),
+    "preprocess": (
+        dict(feature_cols=[ITEM_ID, context("x", vocab_size=3, preprocess="copy")]),
         ConfigError,
-        "column 'x': 'normalizer' needs the data files to be rewritten",
+        "column 'x': 'preprocess' needs the data files to be rewritten",
     ),
     "vectors trained elsewhere": (
         dict(feature_cols=[ITEM_ID | {"freeze_emb": False}]),
