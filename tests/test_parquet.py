@@ -1,5 +1,6 @@
 """Tables in one file and in many parts, as Spark writes them: the same rows, or one sentence."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def write(folder: Path, cuts: tuple[int, ...] = (0, 4, 4, 10)) -> Path:
     """A folder of parts beside what Spark leaves there; one part has no rows."""
     folder.mkdir()
     table = pa.table(ROWS)
-    for number, (start, end) in enumerate(zip(cuts, cuts[1:])):
+    for number, (start, end) in enumerate(pairwise(cuts)):
         pq.write_table(table.slice(start, end - start), folder / f"part-{number:05}.parquet", row_group_size=3)
     for name in ("_SUCCESS", ".part-00000.parquet.crc", "_metadata"):
         (folder / name).write_bytes(b"")
@@ -64,7 +65,7 @@ def partition(folder: Path) -> None:
         (touch("part-00009.parquet"), r"part-00009.parquet: not a whole parquet file \(1 bytes"),
         (unlike, r"part-00009.parquet: column 'a' has the type string here and the type int64 in part-00000.parquet"),
         (partition, r"parts: a folder of partitions \(day=1, ...\), whose names are not read"),
-        (lambda folder: (folder / "_temporary").mkdir(), r"a folder _temporary, so the job that writes it has not ended"),
+        (lambda folder: (folder / "_temporary").mkdir(), r"a folder _temporary, so the job that writes it has not"),
         (lambda folder: [part.unlink() for part in folder.glob("part*")], r"parts: a folder without parquet files"),
     ],
 )  # fmt: skip

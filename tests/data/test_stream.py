@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pandas.util import hash_array
 import yaml
+from pandas.util import hash_array
 
 from fuxictr_mm.data import contract, stream
 from fuxictr_mm.data.loader import MMCTRDataLoader

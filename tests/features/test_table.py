@@ -233,7 +233,9 @@ def test_fit_on_train_uses_the_items_that_train_shows(tmp_path, feature_file):
     with pytest.raises(ConfigError, match="pca_fit_on: train, clicks and normalizer need 'train_data'"):
         build_item_table(schema, tmp_path, item_feature=feature_file)
     bad = write(tmp_path / "bad.parquet", {"item_id": ["a"], "item_seq": [[1]]})
-    with pytest.raises(DataError, match=r"'item_id' has type string; integer ids are expected, so convert it \(cast digits"):
+    with pytest.raises(
+        DataError, match=r"'item_id' has type string; integer ids are expected, so convert it \(cast digits"
+    ):
         build_item_table(schema, tmp_path, item_feature=feature_file, train_data=bad)
     none = write_train(tmp_path / "none.parquet", [999], [[998]])
     with pytest.raises(

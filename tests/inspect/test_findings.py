@@ -103,7 +103,8 @@ def test_modalities(tmp_path: Path) -> None:
     modalities = inspect_dataset(make_params(tmp_path)).modalities
     assert list(modalities) == ["txt", "img"]
     assert modalities["txt"].to_dict() == {
-        "dimension": 2, "rows": 3, "missing": 1, "zero": 1, "mean_norm": 2.0, "std_norm": pytest.approx(np.std([5, 1, 0]))
+        "dimension": 2, "rows": 3, "missing": 1, "zero": 1, "mean_norm": 2.0,
+        "std_norm": pytest.approx(np.std([5, 1, 0]))
     }  # fmt: skip
     assert modalities["img"].norms.tolist() == [4.0, 2.0, 6.0] and modalities["img"].dimension == 4
 
