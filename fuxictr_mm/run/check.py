@@ -22,7 +22,7 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
     """Refuse, before the first of some runs begins, what would end one of them later.
 
     Keys, values, columns and names were checked when each :class:`Experiment` was made. Here are the files: that they
-    are there with their columns, that the labels of train and valid have both classes, that evaluations will take
+    are there with their columns, that labels have both classes, that evaluations will take
     place. What only reading every row can tell is told by the loaders, still before the first step.
 
     Args:
@@ -49,17 +49,24 @@ def check_runs(experiments: Iterable[Experiment], *, compares_test: bool = False
             key = str(path), label
             if key not in seen:
                 seen[key] = _classes(path, experiment, required=split != "test")
-            if split != "test" and len(seen[key]) == 1:
+            if len(seen[key]) == 1:
                 raise DataError(
                     f"{path}: column {label!r} is {seen[key].pop():g} in every row; {split} needs rows with label 0 "
-                    "and rows with label 1."
+                    "and rows with label 1" + (", or no such column." if split == "test" else ".")
                 )
             if split == "test" and compares_test and not seen[key]:
                 raise ConfigError(f"{path}: its rows have no labels, so there is no test AUC to compare.")
         if compares_test and not experiment.get("test_data"):
             raise ConfigError(f"dataset {experiment.dataset_id}: there is no 'test_data', so no test AUC to compare.")
         rows = open_parquet(experiment["train_data"]).num_rows
-        check_evaluations(experiment.get("eval_steps"), experiment["epochs"], -(-rows // experiment["batch_size"]))
+        size = experiment["batch_size"]
+        if experiment.get("batch_norm") and rows % size == 1 % size:
+            better = next(n for n in range(size + 1, rows + 2) if rows % n != 1)
+            raise ConfigError(
+                f"batch_norm: {rows:,} rows in batches of {size:,} leave a batch of one row, which has no variance to "
+                f"normalise by; set another batch_size, e.g. {better:,}."
+            )
+        check_evaluations(experiment.get("eval_steps"), experiment["epochs"], -(-rows // size))
 
 
 def _classes(path: Path, experiment: Experiment, *, required: bool) -> set[float]:

@@ -199,6 +199,8 @@ class ResumableModel(EfficientModel):
             progress.loss_sum = progress.loss_sum + self.train_step(batch_data).detach()
             if progress.total_steps % self._eval_steps == 0:
                 progress.train_loss = progress.loss_sum.item() / self._eval_steps
+                if not math.isfinite(progress.train_loss):
+                    raise self.diverged("the loss")
                 logging.info(f"Train loss: {progress.train_loss:.6f}")
                 progress.loss_sum = torch.zeros_like(progress.loss_sum)
                 progress.evaluation_due = True

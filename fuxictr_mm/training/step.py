@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fuxictr_mm.config.keys import Positive, check_arguments
+from fuxictr_mm.errors import DataError
 
 __all__ = ["EfficientModel"]
 
@@ -33,6 +34,7 @@ class EfficientModel(BaseModel):
 
     Raises:
         ConfigError: an argument is none of its values.
+        DataError: while training, it has diverged.
     """
 
     # The training loop sets these, as FuxiCTR's does the first two.
@@ -73,7 +75,11 @@ class EfficientModel(BaseModel):
         position = self._batch_index % self.accumulation_steps
         if position == 0:
             self.optimizer.zero_grad()
-        loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
+        answer = self.forward(batch_data)
+        # On a GPU looking would wait for the device: there the next evaluation tells.
+        if self.device.type == "cpu" and not answer["y_pred"].isfinite().all():
+            raise self.diverged("a score")
+        loss = self.compute_loss(answer, self.get_labels(batch_data))
         # The last group of an epoch may be short: it is divided by its own size and stepped, not carried over.
         group_start = self._batch_index - position
         group_size = min(self.accumulation_steps, self._steps_per_epoch - group_start)
@@ -91,9 +97,20 @@ class EfficientModel(BaseModel):
         parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
         if self.device.type == "cpu":  # elsewhere looking at the norm would wait for the device
             norms = [torch.linalg.vector_norm(parameter.grad) for parameter in parameters]
-            if torch.linalg.vector_norm(torch.stack(norms)) + 1e-6 <= max_norm:
+            norm = torch.linalg.vector_norm(torch.stack(norms))
+            if not norm.isfinite():
+                raise self.diverged("a gradient")
+            if norm + 1e-6 <= max_norm:
                 return
         nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def diverged(self, what: str) -> DataError:
+        """The sentence for a training that has left the numbers; the weights and the saved state are those before."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        return DataError(
+            f"training has diverged in epoch {self._epoch_index + 1}, batch {self._batch_index + 1}: {what} is not "
+            f"finite, at learning rate {rate:g}; lower learning_rate, or scale the numbers that go in (normalizer)."
+        )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that a forward pass runs in."""

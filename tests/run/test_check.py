@@ -65,7 +65,7 @@ def test_a_refused_run_leaves_the_trained_one_as_it_was(
     assert first.checkpoint.with_suffix(".log").read_text().startswith(log)
 
 
-@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_one_class_is_refused_before_the_first_step(
     split: str,
     config: Path,  # noqa: F811
@@ -78,10 +78,16 @@ def test_one_class_is_refused_before_the_first_step(
         run_experiment(experiment)
 
 
-def test_one_class_in_test_is_no_refusal(config: Path) -> None:  # noqa: F811
-    experiment = load("din", config)
-    with_labels(experiment, "test", 1.0)
-    check_runs([experiment])
+@pytest.mark.parametrize("expid", ["din", "transformer"])
+def test_batch_norm_needs_two_rows(expid: str, config: Path) -> None:  # noqa: F811
+    experiment = load(expid, config, batch_norm=True, epochs=1)
+    rows = pq.read_metadata(experiment["train_data"]).num_rows
+    for size in (1, rows - 1):
+        with pytest.raises(ConfigError, match=rf"batch_norm: {rows:,} rows in batches of {size:,} leave"):
+            run_experiment(experiment.but(batch_size=size))
+    assert rows % 64 != 1
+    run_experiment(experiment.but(batch_size=64))
+    check_runs([experiment.but(batch_size=rows - 1, batch_norm=False)])
 
 
 def test_a_comparison_needs_test_labels(config: Path) -> None:  # noqa: F811

@@ -329,6 +329,34 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
         run.go(resume=True)
 
 
+@pytest.mark.parametrize(("what", "batch"), [("a score", 3), ("a gradient", 2)])
+def test_a_training_that_diverges_says_where_and_can_be_resumed(
+    what: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Run(tmp_path / "whole").go(checkpoint_steps=1)
+    again = Run(tmp_path / "again")
+    steps: list[int] = []
+    real = MultimodalRankModel.compute_loss
+
+    def poisoned(self: Any, answer: Any, labels: Any) -> torch.Tensor:
+        steps.append(1)
+        return real(self, answer, labels) * (torch.inf if len(steps) == batch and what == "a gradient" else 1.0)
+
+    forward = MultimodalRankModel.forward
+
+    def scored(self: Any, inputs: Any) -> Any:
+        answer = forward(self, inputs)
+        is_bad = self.training and len(steps) == batch - 1 and what == "a score"
+        return {"y_pred": answer["y_pred"] * (torch.nan if is_bad else 1.0)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultimodalRankModel, "compute_loss", poisoned)
+        patch.setattr(MultimodalRankModel, "forward", scored)
+        with pytest.raises(DataError, match=rf"diverged in epoch 1, batch {batch}: {what} is not finite, at"):
+            again.go(checkpoint_steps=1)
+    assert_same(Run(tmp_path / "again").go(resume=True, checkpoint_steps=1), whole)
+
+
 def test_a_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for context, _, _ in run.valid:
