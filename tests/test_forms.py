@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pandas.util import hash_array
 
 from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data.contract import read_split
@@ -41,7 +42,10 @@ LISTS = [
 
 
 def read(folder: Path, **changes: Any) -> Any:
-    pq.write_table(pa.table({**PLAIN, **changes}), folder / "x.parquet")
+    try:
+        pq.write_table(pa.table({**PLAIN, **changes}), folder / "x.parquet")
+    except pa.ArrowNotImplementedError as err:
+        pytest.skip(f"pyarrow {pa.__version__} cannot write this: {err}")
     return read_split(folder / "x.parquet", SCHEMA, np.array([1, 2, 3]), require_label=True, progress=False)
 
 
@@ -76,11 +80,18 @@ def test_other_forms_that_are_read(tmp_path: Path) -> None:
     check(read(tmp_path, item_seq=pa.array([[1, None, 2], None, [3, 0]])))  # null is padding
     check(read(tmp_path, item_seq=pa.array([[1.0, 2.0], [np.nan], [3.0]])))  # pandas' null
     check(read(tmp_path, label=pa.array([True, False, True])))
-    kinds = (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()))
-    texts = [read(tmp_path, user_id=pa.array(["a", "b", "b"]).cast(kind)).group.tolist() for kind in kinds]
-    assert all(found == texts[0] for found in texts) and texts[0][1] == texts[0][2] != texts[0][0]
     hashed = read(tmp_path, user_id=pa.array([2**63 + 5, 5, 5], pa.uint64())).group.tolist()
     assert hashed[1] == hashed[2] != hashed[0]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_forms_of_text_users(kind: pa.DataType, tmp_path: Path) -> None:
+    plain = pa.array(["a", "b", "b"])
+    texts = plain.dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(plain.to_pylist(), kind)
+    found = read(tmp_path, user_id=texts).group.tolist()
+    assert found == hash_array(np.array(["a", "b", "b"], object)).view(np.int64).tolist()
 
 
 REFUSED = [
