@@ -30,6 +30,7 @@ setup(
         "scipy>=1.11",
         "filelock>=3.16",
         "h5py>=3.11",
+        "psutil>=5.9",
         "pydantic>=2.7",
         "pyyaml>=6.0.1",
         "safetensors>=0.4.5",
@@ -51,6 +52,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "types-psutil>=5.9",
         ],
     },
 )

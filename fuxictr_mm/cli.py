@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when libgomp is loaded, with torch
 
-from fuxictr_mm.errors import ConfigError, DataError, needs
+from fuxictr_mm.errors import USER_ERRORS, ConfigError, needs, sentence
 
 __all__ = ["main", "user_errors"]
 
@@ -37,10 +37,11 @@ def user_errors(command_to_resume: str | None = None) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except (ConfigError, DataError) as err:
-        if logging.root.handlers:  # a sweep's user looks into the log of the run
-            logging.error(err)
-        print(f"error: {err}", file=sys.stderr)
+    except USER_ERRORS as err:
+        with suppress(OSError):  # the log's disk may be what is full
+            if logging.root.handlers:  # a sweep's user looks into the log of the run
+                logging.error(sentence(err))
+        print(f"error: {sentence(err)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as err:
         how = f"; continue with: {command_to_resume}" if command_to_resume else ""

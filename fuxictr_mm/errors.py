@@ -1,9 +1,10 @@
 """What a user can cause. Each message is one sentence: what, where, found, expected, what to do."""
 
+import errno
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["ConfigError", "DataError", "TrainingInterrupted", "needs"]
+__all__ = ["USER_ERRORS", "ConfigError", "DataError", "TrainingInterrupted", "needs", "sentence"]
 
 
 class DataError(ValueError):
@@ -16,6 +17,42 @@ class ConfigError(ValueError):
 
 class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM ended a training whose state is saved; ``resume: True`` continues it."""
+
+
+# What is told in a sentence and not in a traceback.
+USER_ERRORS = (ConfigError, DataError, OSError, MemoryError)
+
+_SPACE = "free some space, or name another place"
+_WHAT_TO_DO = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or name another place",
+    errno.EACCES: "change its permissions or its owner, or name another place",
+    errno.EPERM: "change its permissions or its owner, or name another place",
+    errno.EROFS: "name a place that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "a file is where a folder belongs; move it away, or name another place",
+    errno.ENOTDIR: "a file is where a folder belongs; move it away, or name another place",
+    errno.EISDIR: "a folder is where a file belongs; move it away, or name another place",
+    errno.ENOENT: "check the path; if it was there, something has removed it",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "look after the disk, then run it again",
+}
+
+
+def sentence(err: BaseException) -> str:
+    """What to tell the user of one of :data:`USER_ERRORS`; of a system error the path and what to do about it."""
+    if isinstance(err, MemoryError):
+        what = " ".join(str(err).split())
+        return (
+            f"memory is used up{f' ({what})' if what else ''}; set stream: True, a smaller batch_size or fewer runs at "
+            "once."
+        )
+    if not isinstance(err, OSError):
+        return str(err)
+    reason = " ".join((err.strerror or str(err) or type(err).__name__).split())
+    advice = _WHAT_TO_DO.get(err.errno or 0, "look at that place, then run it again")
+    return f"{f'{err.filename}: ' if err.filename else ''}{reason[:1].lower()}{reason[1:]}; {advice}."
 
 
 def needs(module: str, extra: str) -> ModuleType:

@@ -1,13 +1,17 @@
-"""Reading and writing files safely: fingerprints, checked JSON, atomic writes, one writer at a time."""
+"""Reading and writing files safely: fingerprints, checksums, checked JSON, atomic writes, one writer at a time."""
 
-import glob
+import errno
 import hashlib
 import json
+import math
 import os
+import platform
+import re
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +22,14 @@ from pydantic import TypeAdapter, ValidationError
 from fuxictr_mm.errors import ConfigError, DataError
 
 __all__ = [
-    "atomic_write", "file_fingerprint", "misfit", "only_one", "read_json", "remove_leftovers",
-    "write_json",
+    "atomic_write", "check_writable", "checksum", "file_fingerprint", "misfit", "only_one", "read_json", "read_sealed",
+    "remove_leftovers", "system_error", "write_json", "write_sealed",
 ]  # fmt: skip
 
 T = TypeVar("T")
+SEAL = "checksum"
+_HOST = re.sub(r"[^.0-9A-Za-z]", "", platform.node())[:32]
+_OWNER = re.compile(r"\.(?P<pid>\d+)(@(?P<host>[.0-9A-Za-z]*))?-[^-]*\.tmp$")
 
 
 @contextmanager
@@ -31,13 +38,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Two processes that write the same path at once each use their own temporary file, and the last rename wins:
     a reader sees one whole file or the other, never a mixture.
+
+    Raises:
+        OSError: it cannot be written; names ``path``, whichever library has found that.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        owner = f"{os.getpid()}@{_HOST}"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{owner}-", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         # mkstemp, and libraries that put a file of their own there, make files that only their owner can read; the
         # final file gets what open() would have given it.
@@ -48,16 +60,54 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+    except Exception as err:
+        if getattr(err, "filename", None) in (None, str(temporary)) and (told := system_error(err, path)):
+            raise told from err
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Remove what killed processes left beside ``path`` in :func:`atomic_write`; a living one's file stays."""
-    path = Path(path)
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        owner = temporary.name.removeprefix(f".{path.name}.").split("-")[0]
-        if not (owner.isdigit() and _is_alive(int(owner))):
+def system_error(err: Exception, path: Path) -> OSError | None:
+    """What the system said, with the path; ``None`` if it said nothing, so that the file itself is to blame.
+
+    Libraries in other languages tell the number of a system error in their text only.
+    """
+    code = err.errno if isinstance(err, OSError) else None
+    if not code and (found := re.search(r"(?:os error|errno)[ =]*(\d+)", str(err))):
+        code = int(found[1])
+    # An invalid argument is what readers of cut files make of places that are not there.
+    return OSError(code, os.strerror(code), str(path)) if code and code != errno.EINVAL else None
+
+
+def check_writable(path: Path) -> None:
+    """Find out now whether a file that is written at the end of long work can be; leaves nothing behind.
+
+    Raises:
+        OSError: it cannot; names it, or the folder that cannot be made.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists():
+        with open(path, "ab"):
+            return
+    with suppress(_Tried), atomic_write(path):
+        raise _Tried
+
+
+class _Tried(Exception):
+    """Ends an atomic write before the name is taken."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder in :func:`atomic_write`.
+
+    Files of living processes and of other machines that share the folder stay.
+    """
+    for temporary in folder.glob(".*.tmp"):
+        owner = _OWNER.search(temporary.name)
+        if owner and owner["host"] in (None, _HOST) and not _is_alive(int(owner["pid"])):
             temporary.unlink(missing_ok=True)
 
 
@@ -159,6 +209,42 @@ def _named(value: object) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file for machines and people, whole or not at all."""
+    """Write a JSON file for machines and people, whole or not at all; what is not finite becomes ``null``."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of what it says, which :func:`read_sealed` compares."""
+    text = json.dumps(_finite(content), sort_keys=True, default=str)
+    write_json(path, {**content, SEAL: checksum([("", text.encode())])})
+
+
+def read_sealed(path: Path, again: str) -> dict[str, Any]:
+    """Read what :func:`write_sealed` has written; a file without a checksum is one of an earlier version.
+
+    Raises:
+        DataError: as :func:`read_json`, or the content does not fit the checksum.
+    """
+    content = read_json(dict[str, Any], path, again)
+    found = content.pop(SEAL, None)
+    if found is not None and found != checksum([("", json.dumps(content, sort_keys=True).encode())]):
+        raise DataError(f"{path}: damaged or changed by hand (its checksum does not fit); {again}.")
+    return content
+
+
+def checksum(parts: Iterable[tuple[str, Any]]) -> str:
+    """CRC-32 of named buffers, 8 hexadecimal digits; against damage, not against forgers."""
+    total = 0
+    for name, data in parts:
+        total = zlib.crc32(data, zlib.crc32(f"{name}\0".encode(), total))
+    return f"{total:08x}"

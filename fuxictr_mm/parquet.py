@@ -6,8 +6,9 @@ extension types. What values mean is :mod:`fuxictr_mm.forms`' business.
 
 import glob
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import file_fingerprint
+from fuxictr_mm.files import file_fingerprint, system_error
 
-__all__ = ["ParquetTable", "open_parquet", "parts_of", "table_fingerprint"]
+__all__ = ["ParquetTable", "Unchanged", "open_parquet", "parts_of", "table_fingerprint"]
 
 _CHECK = "check the path in the dataset's YAML"
 
@@ -75,6 +76,28 @@ def table_fingerprint(path: str | Path) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.blake2b(" ".join(digests).encode(), digest_size=8).hexdigest()
+
+
+class Unchanged:
+    """Tells whether files are still those that they were when this was made, by name, size and times.
+
+    Args:
+        paths: see :func:`parts_of`; ``None`` is left out.
+    """
+
+    def __init__(self, paths: Iterable[str | Path | None]) -> None:
+        self._paths = [path for path in paths if path is not None]
+        self._before = self._stamps()
+
+    def __call__(self) -> bool:
+        return self._stamps() == self._before
+
+    def _stamps(self) -> list[tuple[Path, int, int, int, int]]:
+        found = []
+        for path in self._paths:
+            with suppress(DataError):  # it is not there, which whoever reads it says
+                found += [(part, part.stat()) for part in parts_of(path)]
+        return [(part, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for part, s in found]
 
 
 def open_parquet(path: str | Path, columns: Sequence[str] = ()) -> "ParquetTable":
@@ -199,6 +222,8 @@ class ParquetTable:
                     arrays = [_plain(batch.column(field.name), field.type) for field in schema]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)
         except (pa.ArrowException, OSError) as err:  # damage within a file shows only when its rows are decoded
+            if told := system_error(err, part):
+                raise told from err
             raise DataError(
                 f"{part}: damaged inside, cannot be decoded ({str(err).splitlines()[0]}); copy or download it again."
             ) from err
@@ -213,6 +238,8 @@ def _opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as err:
+        if told := system_error(err, path):
+            raise told from err
         raise DataError(
             f"{path}: not a whole parquet file ({path.stat().st_size:,} bytes; {str(err).splitlines()[0]}); "
             "copy or download it again."

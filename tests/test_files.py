@@ -16,8 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
-from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, file_fingerprint, read_json, remove_leftovers, write_json
+from fuxictr_mm.errors import DataError, sentence
+from fuxictr_mm.files import (
+    atomic_write,
+    check_writable,
+    file_fingerprint,
+    read_json,
+    read_sealed,
+    remove_leftovers,
+    write_json,
+    write_sealed,
+)
 from fuxictr_mm.parquet import open_parquet
 
 
@@ -43,11 +52,16 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
 def test_leftovers_of_the_dead_go_and_a_living_writers_file_stays(tmp_path: Path) -> None:
     target = tmp_path / "a.model"
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    for name in (f".a.model.{dead.stdout.strip()}-x1.tmp", ".a.model.before.tmp", ".a.model2.before.tmp"):
+    pid = dead.stdout.strip()
+    mine, elsewhere = f".a.model.{pid}-x1.tmp", f".a.model.{pid}@another.host-x1.tmp"
+    for name in (mine, elsewhere, ".a.model.others.tmp", "a.model"):
         (tmp_path / name).touch()
     with atomic_write(target) as living:
-        remove_leftovers(target)
-        assert {path.name for path in tmp_path.iterdir()} == {living.name, ".a.model2.before.tmp"}
+        ours = tmp_path / living.name.replace(str(os.getpid()), pid)
+        ours.touch()  # as this version names it
+        remove_leftovers(tmp_path)
+        left = {living.name, elsewhere, ".a.model.others.tmp", "a.model"}
+        assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
@@ -92,13 +106,6 @@ def test_a_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
         assert file_fingerprint(file) == file_fingerprint(file) == file_fingerprint(shutil.copy(file, tmp_path / "c"))
 
 
-def test_leftovers_of_one_file_are_removed(tmp_path: Path) -> None:
-    for name in (".x[1].model.ab.tmp", ".x[1].model2.ab.tmp", "x[1].model", ".y.model.ab.tmp"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path / "x[1].model")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".x[1].model2.ab.tmp", ".y.model.ab.tmp", "x[1].model"]
-
-
 class Recipe(BaseModel):
     name: str
     grams: list[float]
@@ -106,10 +113,50 @@ class Recipe(BaseModel):
 
 def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "new" / "recipe.json"
-    write_json(file, {"name": "Brötchen", "grams": [1, 2.5, math.inf]})
+    write_json(file, {"name": "Brötchen", "grams": [1, 2.5], "price": (math.inf, math.nan, 1e400)})
     assert "Brötchen" in file.read_text(encoding="utf-8")
-    assert read_json(Recipe, file, "write it again") == Recipe(name="Brötchen", grams=[1.0, 2.5, math.inf])
-    assert read_json(dict[str, Any], file, "write it again")["grams"][0] == 1
+    assert read_json(Recipe, file, "write it again") == Recipe(name="Brötchen", grams=[1.0, 2.5])
+    content = read_json(dict[str, Any], file, "write it again")
+    assert content["grams"][0] == 1 and content["price"] == [None, None, None]  # JSON has no such numbers
+
+
+def test_a_sealed_file_shows_every_change(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    content = {"name": "Brötchen", "grams": [1, 2.5, math.nan], "of": {"b": 1, "a": Path("x")}}
+    write_sealed(file, content)
+    assert read_sealed(file, "bake") == {**content, "grams": [1, 2.5, None], "of": {"b": 1, "a": "x"}}
+    whole = file.read_text(encoding="utf-8")
+    for before, after in (("2.5", "2.6"), ("Brötchen", "Brotchen"), ('"b"', '"c"')):
+        file.write_text(whole.replace(before, after), encoding="utf-8")
+        with pytest.raises(DataError, match=r"recipe.json: damaged or changed by hand \(.*\); bake\."):
+            read_sealed(file, "bake")
+    write_json(file, {"name": "of an earlier version"})
+    assert read_sealed(file, "bake") == {"name": "of an earlier version"}
+
+
+def test_a_system_error_names_the_final_path_whatever_library_found_it(tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    for err in (OSError(28, "No space left"), RuntimeError("I/O error: No space left on device (os error 28)")):
+        with pytest.raises(OSError) as caught, atomic_write(target):
+            raise err
+        assert (caught.value.errno, caught.value.filename) == (28, str(target))
+        assert sentence(caught.value) == (f"{target}: no space left on device; free some space, or name another place.")
+    with pytest.raises(ValueError, match="its own"), atomic_write(target):
+        raise ValueError("its own")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "out.csv")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").write_text("x")
+    check_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "x"
+    for path, what in ((tmp_path / "new", "a folder is where a file"), (tmp_path / "file" / "x", "a file is where a"),
+                       (tmp_path / ("x" * 300), "choose a shorter name")):  # fmt: skip
+        with pytest.raises(OSError) as caught:
+            check_writable(path)
+        assert what in sentence(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.batch import MultimodalBatch, RaggedBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.data.rows import available_memory
+from fuxictr_mm.memory import available_memory
 
 RAY_SECONDS = 10  # times those of the others: about one of them is its start
 CONTEXT = ("likes_level", "views_level")

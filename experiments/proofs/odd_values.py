@@ -144,7 +144,7 @@ class Workplace:
         if key in KEYS and KEYS[key].path and isinstance(value, str):  # made absolute
             value = Path(value).name
         numbers = [*result.valid.values(), *(entry["train_loss"] for entry in result.curve)]
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(number is not None and math.isfinite(number) for number in numbers):
             raise ArithmeticError(f"trained to metrics that are no numbers: {result.valid}")
         return value
 

@@ -13,7 +13,9 @@ from odd_values import NAN, REFUSED, SMALL, Trial, Workplace
 
 from fuxictr_mm import ModalityPCA
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import checksum, write_sealed
 from fuxictr_mm.run import Trained, check_runs, resolve_experiment, run_experiment
+from fuxictr_mm.run.results import FEATURE_MAP
 from fuxictr_mm.study.tuner import read_tuner, tuner_variants
 from fuxictr_mm.study.variants import read_study, study_variants
 
@@ -230,15 +232,24 @@ def _shared_map(trained: Path, key: str, value: Any) -> None:
     file = config / "ck" / "tiny" / "run.feature_map.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["features"][3]["tags"][key] = value
-    file.write_text(json.dumps(content), encoding="utf-8")
+    text = json.dumps(content)
+    file.write_text(text, encoding="utf-8")
+    _seal(config, **{FEATURE_MAP: checksum([("", text.encode())])})
     Trained.open(resolve_experiment("run", config))
+
+
+def _seal(config: Path, **changes: Any) -> None:
+    """Change the parameters of a finished run as a stranger would, who knows the checksum."""
+    file = config / "ck" / "tiny" / "run.params.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["checksum"]
+    write_sealed(file, {**content, **changes})
 
 
 def _shared_params(trained: Path, key: str, value: Any) -> None:
     config = trained.with_name(f"parameters_{key}")
     shutil.copytree(trained, config)
-    file = config / "ck" / "tiny" / "run.params.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), key: value}), encoding="utf-8")
+    _seal(config, **{key: value})
     Trained.open(resolve_experiment("run", config))
 
 

@@ -30,7 +30,7 @@ from fuxictr_mm.config.yaml_files import load_experiment
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.parquet import table_fingerprint
 
-__all__ = ["Experiment", "annotations_of_model", "identity"]
+__all__ = ["Experiment", "annotations_of_model", "data_digests", "identity"]
 
 # Parameters of constructors and of fit that no YAML gives.
 _NOT_KEYS = {"feature_map", "data_generator", "validation_data", "args", "kwargs"}
@@ -146,12 +146,7 @@ class Experiment:
 
     def fingerprint(self) -> str:
         """Digest of the parameters that decide what the run computes, and of the bytes of its data files."""
-        files: dict[str, Any] = {}
-        for key in (key for key, known in KEYS.items() if known.content):
-            value = self.params.get(key)
-            files |= value if isinstance(value, Mapping) else {key: value}
-        data = {key: _fingerprint(path) for key, path in files.items() if path}
-        text = json.dumps([identity(self.params), data], sort_keys=True)
+        text = json.dumps([identity(self.params), data_digests(self.params)], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -162,6 +157,15 @@ def _kept(params: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value := kept.get(key), int) and value:
             kept[key] = float(value)
     return kept
+
+
+def data_digests(params: Mapping[str, Any]) -> dict[str, str | None]:
+    """Digest of the bytes of each data file that the parameters name; ``None`` for one that is not there."""
+    files: dict[str, Any] = {}
+    for key in (key for key, known in KEYS.items() if known.content):
+        value = params.get(key)
+        files |= value if isinstance(value, Mapping) else {key: value}
+    return {key: _fingerprint(path) for key, path in files.items() if path}
 
 
 def _fingerprint(path: str) -> str | None:

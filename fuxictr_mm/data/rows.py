@@ -17,10 +17,11 @@ from fuxictr_mm.data.contract import Split, iter_whole_split
 from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.forms import lists
+from fuxictr_mm.memory import available_memory
 from fuxictr_mm.parquet import ParquetTable, open_parquet
 
 __all__ = [
-    "RowDigest", "Rows", "arrange", "arrange_split", "available_memory", "column_types", "length_type", "read_rows",
+    "RowDigest", "Rows", "arrange", "arrange_split", "column_types", "length_type", "read_rows",
 ]  # fmt: skip
 
 GROUP = np.dtype(np.int64)
@@ -228,21 +229,3 @@ def _mean_length(table: ParquetTable, column: str) -> float:
     for batch in table.samples(4096, column):
         found.append(np.count_nonzero(lists(batch)[1].drop_null().to_numpy(zero_copy_only=False)) / len(batch))
     return float(np.mean(found))
-
-
-def available_memory() -> int:
-    """Bytes of memory that this process may still take; the largest number where the system does not tell."""
-    limits = [np.iinfo(np.int64).max]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        limits.append(1024 * _entry(meminfo, "MemAvailable"))
-    group = Path("/sys/fs/cgroup")  # a container's own
-    if (group / "memory.max").exists() and (most := (group / "memory.max").read_text().strip()).isdigit():
-        used = int((group / "memory.current").read_text()) - _entry(group / "memory.stat", "file")
-        limits.append(int(most) - used)
-    return int(min(limits))
-
-
-def _entry(path: Path, key: str) -> int:
-    words = (line.split() for line in path.read_text().splitlines())
-    return next(int(line[1]) for line in words if line[0].rstrip(":") == key)

@@ -26,7 +26,7 @@ from fuxictr_mm.data.order import EpochOrder
 from fuxictr_mm.data.rows import RowDigest, Rows, arrange, arrange_split, column_types, length_type
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, remove_leftovers
-from fuxictr_mm.parquet import open_parquet, table_fingerprint
+from fuxictr_mm.parquet import Unchanged, open_parquet, table_fingerprint
 
 __all__ = ["BLOCK_ROWS", "StreamedRows", "stream_split"]
 
@@ -168,7 +168,8 @@ def stream_split(
     arrow = pa.schema(fields)
     roles = [schema.item_col, schema.history_col, schema.max_len, schema.group_id, schema.label_col]
     items = hashlib.blake2b(np.ascontiguousarray(item_ids).data, digest_size=8).hexdigest()
-    key = json.dumps([FORMAT, BLOCK_ROWS, table_fingerprint(path), roles, _described(arrow), _ranges(schema), items])
+    is_current, digest = Unchanged([path]), table_fingerprint(path)
+    key = json.dumps([FORMAT, BLOCK_ROWS, digest, roles, _described(arrow), _ranges(schema), items])
     file = (
         Path(folder) / f"{_WILD.sub('_', path.stem)}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.arrow"
     )
@@ -177,10 +178,12 @@ def stream_split(
         chunks = iter_whole_split(path, schema, item_ids, require_label=require_label)
         parts = (arrange_split(chunk, schema) for chunk in chunks)
         about = {"format": FORMAT, "group": schema.group_id, "length_type": length_type(schema.max_len).str}
-        remove_leftovers(file)
+        remove_leftovers(file.parent)
         try:
             with atomic_write(file) as temporary:
                 _write(temporary, parts, arrow, about)
+                if not is_current():
+                    raise DataError(f"{path}: was replaced while it was read; run it again.")
         except OSError as err:
             raise ConfigError(
                 f"{file}: cannot be written ({err.strerror or err}); stream: True needs room there for "

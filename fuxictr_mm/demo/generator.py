@@ -26,6 +26,7 @@ from fuxictr_mm.demo.world import CANDIDATES, TAG_SLOTS, Impressions, World
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.pca import ModalityPCA
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.forms import numbers
 from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["DemoSettings", "best_auc", "ensure_demo", "generate_demo", "summary"]
@@ -204,26 +205,33 @@ def best_auc(data_path: str | Path) -> float | None:
     """Return the AUC that the true click probability scores on a split, the best that any model can hope for.
 
     Args:
-        data_path: a split file; ``None`` is returned where no ``truth.parquet`` beside it speaks of that split.
+        data_path: a split file; ``None`` is returned where no ``truth.parquet`` beside it speaks of that split, and
+            where it has no label.
 
     Raises:
-        DataError: the split has no label, or another number of rows than the truth.
+        DataError: the truth has other columns or values, or another number of rows than the split.
     """
     path = Path(data_path)
     truth_path = path.with_name("truth.parquet")
     if not truth_path.is_file():
         return None
     truth = open_parquet(truth_path, ("split", "probability")).read(["split", "probability"])
-    probability = truth.filter(pc.equal(truth["split"], path.stem))["probability"].to_numpy()
-    if not len(probability):
-        return None
-    label = open_parquet(path, ("label",)).read(["label"])["label"].to_numpy()
-    if len(label) != len(probability):
+    again = "generate the demo again, or move that file away"
+    kinds = [truth.schema.field(name).type for name in ("split", "probability")]
+    if not (pa.types.is_string(kinds[0]) or pa.types.is_large_string(kinds[0])) or not pa.types.is_floating(kinds[1]):
         raise DataError(
-            f"{truth_path}: {len(probability)} rows of split {path.stem}, but {path.name} has {len(label)}; "
-            "generate the demo again."
+            f"{truth_path}: columns split and probability are {kinds[0]} and {kinds[1]}, expected text and numbers; "
+            f"{again}."
         )
-    return float(roc_auc_score(label, probability))
+    probability = truth.filter(pc.equal(truth["split"], path.stem))["probability"].to_numpy()
+    if not len(probability) or "label" not in (table := open_parquet(path)).schema_arrow.names:
+        return None
+    if table.num_rows != len(probability):
+        found = f"{len(probability)} rows of split {path.stem}, but {path.name} has {table.num_rows}"
+        raise DataError(f"{truth_path}: {found}; {again}.")
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise DataError(f"{truth_path}: a probability of split {path.stem} is not between 0 and 1; {again}.")
+    return float(roc_auc_score(numbers(table.read(["label"]).column(0).combine_chunks()), probability))
 
 
 def _write_items(out: Path, world: World, settings: DemoSettings) -> None:

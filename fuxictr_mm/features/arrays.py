@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write
+from fuxictr_mm.files import atomic_write, checksum, system_error
 
 __all__ = ["digest", "read_arrays", "stored_name", "write_arrays"]
 
@@ -24,7 +24,7 @@ DTYPES = {
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], form: str, info: Mapping[str, Any]) -> None:
-    """Write arrays and what there is to say of them, the same bytes for the same content.
+    """Write arrays and what there is to say of them, the same bytes for the same content, with a checksum of both.
 
     Args:
         path: the file.
@@ -32,30 +32,45 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], form: str, 
         form: what kind of file it is, see :func:`read_arrays`.
         info: JSON keeps it as it is.
     """
+    arrays = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+    about = json.dumps({"format": form, **info}, ensure_ascii=False)
     # One entry: safetensors gives several in another order in each process.
-    header = {"fuxictr_mm": json.dumps({"format": form, **info}, ensure_ascii=False)}
+    header = {"fuxictr_mm": json.dumps([about, checksum(_content(arrays, about))], ensure_ascii=False)}
     with atomic_write(path) as temporary:
-        save_file({name: np.asarray(values, order="C") for name, values in arrays.items()}, temporary, header)
+        save_file(arrays, temporary, header)
 
 
 def read_arrays(path: str | Path, form: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Map the arrays of a file, and return what it says of them.
 
     Raises:
-        DataError: the file is missing, truncated, or of another form than ``form``.
+        DataError: the file is missing, damaged, or of another form than ``form``.
     """
     path = Path(path)
     try:
         with safe_open(path, framework="numpy") as file:  # checks that the file is whole
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as err:
+            about, found = json.loads((file.metadata() or {})["fuxictr_mm"])
+        arrays = _map(path)
+        if found != checksum(_content(arrays, about)):
+            raise ValueError("its checksum does not fit")
+        info = json.loads(about)
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as err:
+        if path.exists() and (told := system_error(err, path)):
+            raise told from err
         raise DataError(
-            f"{path}: not a whole file of item arrays ({err}); delete it, and the next run builds it anew."
+            f"{path}: not a whole file of item arrays ({type(err).__name__}: {err}); delete it, and the next run "
+            "builds it anew."
         ) from err
-    info = json.loads(metadata.get("fuxictr_mm", "{}"))
-    if (found := info.pop("format", None)) != form:
-        raise DataError(f"{path}: format {found!r}, expected {form!r}; delete it, and the next run builds it anew.")
-    return _map(path), info
+    if (kind := info.pop("format", None)) != form:
+        raise DataError(f"{path}: format {kind!r}, expected {form!r}; delete it, and the next run builds it anew.")
+    return arrays, info
+
+
+def _content(arrays: Mapping[str, np.ndarray], about: str) -> Iterator[tuple[str, Any]]:
+    yield "", about.encode()
+    for name in sorted(arrays):
+        values = arrays[name]
+        yield f"{name} {values.dtype.str} {values.shape}", values.reshape(-1).view(np.uint8).data
 
 
 def digest(content: Any) -> str:

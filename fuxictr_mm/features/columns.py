@@ -13,18 +13,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fuxictr_mm.config.schema import Column
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.arrays import digest, read_arrays, stored_name, write_arrays
 from fuxictr_mm.features.derive.derivation import Derivation, ItemRows, WholeRows, derivations_of
 from fuxictr_mm.features.derive.modalities import ModalityRows
 from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources, read_column
-from fuxictr_mm.files import remove_leftovers
 from fuxictr_mm.parquet import open_parquet, table_fingerprint
 
 __all__ = ["ItemColumn", "Items", "column_file", "open_column", "read_ready_made"]
 
-FORMAT = "fuxictr_mm item column 1"
+FORMAT = "fuxictr_mm item column 2"
 LIBRARIES = ("numpy", "pyarrow", "safetensors", "scikit-learn", "scipy")
 
 
@@ -144,21 +143,29 @@ def column_file(column: Column, items: Items, training: TrainingSplit, folder: P
     return folder / stored_name(column.name, [FORMAT, own, settings, files, read, items.digest])
 
 
-def open_column(column: Column, items: Items, training: TrainingSplit, path: Path) -> ItemColumn:
+def open_column(
+    column: Column, items: Items, training: TrainingSplit, path: Path, is_current: Callable[[], bool]
+) -> ItemColumn:
     """Open the column that :func:`column_file` has named ``path``, or build and store it.
 
     Of two processes that want to build one column the second waits, and opens what the first has built.
 
+    Args:
+        column, items, training, path: those of :func:`column_file`.
+        is_current: tells whether the files are still those that ``path`` was named after.
+
     Raises:
-        DataError: a file breaks the contract.
+        DataError: a file breaks the contract, or was replaced while it was read.
         ConfigError: the specification asks for what the files cannot give.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if not path.exists():
-                remove_leftovers(path)
-                built = _fit(column, items, training).save(path)
+                built = _fit(column, items, training)
+                if not is_current():
+                    raise DataError(f"{path}: not kept, because a file was replaced while it was read.")
+                built = built.save(path)
                 logging.info("Built item column: %s (%s items)", path, f"{len(items.ids):,}")
                 return built
     logging.info("Reuse item column: %s", path)

@@ -50,6 +50,11 @@ class Sources:
             {name: Path(path) for name, path in (modality_data or {}).items()},
         )
 
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [path for path in (self.item_info, self.item_feature, *self.modality_data.values()) if path is not None]
+
     def item_ids(self) -> np.ndarray:
         """Return the ids of the items, without padding id 0: (n_items,) int64, sorted.
 

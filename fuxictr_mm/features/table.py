@@ -1,5 +1,6 @@
 """The item table: the ids of all items, and one array per column."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,12 +16,15 @@ from fuxictr_mm.features.columns import ItemColumn, Items, column_file, open_col
 from fuxictr_mm.features.derive.training import TrainingSplit
 from fuxictr_mm.features.sources import Sources
 from fuxictr_mm.features.vector_files import export_key_value
+from fuxictr_mm.files import remove_leftovers
+from fuxictr_mm.parquet import Unchanged
 
 __all__ = ["ItemTable", "build_item_table", "read_item_info"]
 
-FORMAT = "fuxictr_mm item ids 1"
+FORMAT = "fuxictr_mm item ids 2"
 # Ids below this are mapped by one array (at most 64 MiB), larger ones by binary search.
 LOOKUP_IDS = 1 << 24
+ATTEMPTS = 3  # to read files that somebody replaces meanwhile
 _PathLike = str | Path
 
 
@@ -124,7 +128,7 @@ class ItemTable:
 
     def _save_ids(self, folder: Path) -> Path:
         info = {"item_col": self.item_col, "n_known": self.n_known}
-        path = folder / stored_name("item_ids", self.item_ids.tobytes() + repr(info).encode())
+        path = folder / stored_name("item_ids", self.item_ids.tobytes() + repr([FORMAT, info]).encode())
         if not path.exists():
             write_arrays(path, {"item_ids": self.item_ids}, FORMAT, info)
         return path
@@ -216,16 +220,38 @@ def build_item_table(
         train_data: the training split, needed by ``pca_fit_on: train`` and ``clicks``.
 
     Raises:
-        DataError: a file breaks the contract.
+        DataError: a file breaks the contract, or is replaced again and again while it is read.
         ConfigError: the specification asks for what the files cannot give.
     """
     folder = Path(out_dir)
-    items = _items(Sources.from_paths(schema.item_col, item_info, item_feature, modality_data), schema, folder)
+    remove_leftovers(folder)
+    sources = Sources.from_paths(schema.item_col, item_info, item_feature, modality_data)
     train = None if train_data is None else Path(train_data)
+    for _ in range(ATTEMPTS):
+        is_current = Unchanged([*sources.files, train])
+        try:
+            table = _build(schema, folder, sources, train, is_current)
+        except DataError:
+            if is_current():
+                raise
+        else:
+            if is_current():
+                return table
+        logging.warning("A file was replaced while the item columns were read from it: they are read again.")
+    raise DataError(
+        f"{', '.join(map(str, sources.files))}: replaced {ATTEMPTS} times while being read; wait until whoever writes "
+        "them has ended."
+    )
+
+
+def _build(
+    schema: DatasetSchema, folder: Path, sources: Sources, train: Path | None, is_current: Unchanged
+) -> ItemTable:
+    items = _items(sources, schema, folder)
     training = TrainingSplit(train, schema, items.index_of, len(items.ids))
     # All names first: a file that is missing is found before anything is built.
     files = [(column, column_file(column, items, training, folder)) for column in _columns(schema)]
-    stored = {column.name: open_column(column, items, training, path) for column, path in files}
+    stored = {column.name: open_column(column, items, training, path, is_current) for column, path in files}
     ids = ItemTable(items.ids, item_col=schema.item_col)._save_ids(folder)
     return ItemTable(items.ids, stored, item_col=schema.item_col, path=ids)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write
+from fuxictr_mm.files import atomic_write, system_error
 from fuxictr_mm.forms import ID, VECTOR, Misfit, check_form, lists, numbers, whole_numbers
 from fuxictr_mm.parquet import open_parquet
 
@@ -212,8 +212,12 @@ def _read_keys(path: Path) -> np.ndarray:
     try:
         with _open_arrays(path) as file:
             names = list(file)
-            keys = file["key"][:] if {"key", "value"} <= set(names) else None
+            keys = _array(file, "key")[:] if {"key", "value"} <= set(names) else None
+    except DataError as err:
+        raise DataError(f"{path}: {err}") from err
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as err:
+        if told := system_error(err, path):
+            raise told from err
         raise DataError(
             f"{path}: cannot be read as {path.suffix} ({path.stat().st_size:,} bytes; {err}); copy or make it again."
         ) from err
@@ -228,13 +232,32 @@ def _array_values(path: Path, chunk_rows: int, n_keys: int) -> Iterator[np.ndarr
     expected = f"{path}: 'value' must hold numbers of shape ({n_keys}, width), one row per key; found"
     with _open_arrays(path) as file:
         try:
-            values = file["value"]
+            values = _array(file, "value")
         except ValueError as err:
             raise DataError(f"{expected} what cannot be read: {err}.") from err
         if values.dtype.kind not in "fiu" or values.ndim != 2 or len(values) != n_keys:
             raise DataError(f"{expected} {values.dtype} of shape {values.shape}.")
         for start in range(0, n_keys, chunk_rows):
             yield values[start : start + chunk_rows]
+
+
+def _array(file: Any, name: str) -> Any:
+    """An array that lies in the file itself.
+
+    Raises:
+        DataError: an .h5 file says that it lies elsewhere: whoever made the file would choose what is read here.
+    """
+    if isinstance(file, h5py.File):
+        link = file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise DataError(f"{name!r} is a {type(link).__name__}, which is not followed; write the array itself.")
+        if not isinstance(file[name], h5py.Dataset):
+            raise DataError(f"{name!r} is a {type(file[name]).__name__.lower()}; an array is expected.")
+        if file[name].external or file[name].is_virtual:
+            raise DataError(
+                f"{name!r} keeps its numbers in other files, which are not followed; write the array itself."
+            )
+    return file[name]
 
 
 def _open_arrays(path: Path) -> Any:

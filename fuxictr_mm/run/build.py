@@ -9,8 +9,8 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.data.rows import available_memory
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.memory import available_memory
 from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.training.replay import rng_state, set_rng_state
 

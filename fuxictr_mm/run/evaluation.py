@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import entr
 
 from fuxictr_mm.batch import MultimodalBatch
 from fuxictr_mm.data.loader import MMCTRDataLoader
@@ -30,11 +31,13 @@ class Evaluation:
             that are. A group without rows is left out; a metric that it cannot have, as AUC where all labels are equal,
             is ``None``.
         auc_error: standard error of the AUC over all rows, as if rows were independent.
+        constant_logloss: what the best constant score has, the share of label 1.
     """
 
     overall: dict[str, float]
     by_frequency: dict[str, dict[str, float | None]]
     auc_error: float
+    constant_logloss: float
 
 
 def evaluate_split(model: Any, loader: MMCTRDataLoader, metrics: list[str], clicks: np.ndarray) -> Evaluation:
@@ -65,9 +68,9 @@ def evaluate_split(model: Any, loader: MMCTRDataLoader, metrics: list[str], clic
             found = {metric: None if math.isnan(value) else value for metric, value in of(rows).items()}
             by_frequency[name] = {"items": len(np.unique(targets[rows])), "rows": len(rows), **found}
     positives = int((labels == 1).sum())
-    return Evaluation(
-        overall, by_frequency, _auc_error(overall.get("AUC", math.nan), positives, len(labels) - positives)
-    )
+    error = _auc_error(overall.get("AUC", math.nan), positives, len(labels) - positives)
+    share = positives / len(labels)
+    return Evaluation(overall, by_frequency, error, float(entr(share) + entr(1 - share)))
 
 
 def unknown_targets(

@@ -4,7 +4,7 @@
 a model can be built again after the YAML or another run has changed. ``<expid>.result.json`` says that a run has ended.
 """
 
-import json
+import math
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr.utils import print_to_list
+from pydantic import TypeAdapter, ValidationError
 
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import KEYS
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, read_json, remove_leftovers, write_json
+from fuxictr_mm.files import atomic_write, checksum, misfit, read_sealed, write_sealed
 from fuxictr_mm.training.progress import state_file
+
+AGAIN = "train the experiment again"
+# In the file of the parameters: checksum of the feature map beside it.
+FEATURE_MAP = "feature_map_checksum"
 
 __all__ = ["Result", "append_csv", "begin", "ended_run", "finish", "finished_result", "saved_params"]
 
@@ -29,7 +34,8 @@ class Result:
 
     Attributes:
         expid, dataset_id: which experiment on which data.
-        valid, test: metric name -> value; ``test`` is empty where the split is absent or has no label.
+        valid, test: metric name -> value, ``None`` where it is not a number; ``test`` is empty where the split is
+            absent or has no label.
         best_possible: split -> AUC of the true click probability; only generated data knows it.
         parameters: number of trained parameters.
         seconds: wall-clock time of training alone.
@@ -47,8 +53,8 @@ class Result:
 
     expid: str
     dataset_id: str
-    valid: dict[str, float]
-    test: dict[str, float]
+    valid: dict[str, float | None]
+    test: dict[str, float | None]
     best_possible: dict[str, float]
     parameters: int
     seconds: float
@@ -72,13 +78,15 @@ class Result:
         Raises:
             DataError: the file is damaged; says where.
         """
-        saved = read_json(cls, file, "train the experiment again")
+        try:
+            saved = TypeAdapter(cls).validate_python(read_sealed(file, AGAIN))
+        except ValidationError as err:
+            raise misfit(file, err, AGAIN) from err
         return replace(saved, checkpoint=file.with_name(saved.checkpoint.name))
 
     def write(self) -> None:
         """Write :attr:`file`, whole or not at all."""
-        remove_leftovers(self.file)
-        write_json(self.file, {**asdict(self), "checkpoint": self.checkpoint.name})
+        write_sealed(self.file, {**asdict(self), "checkpoint": self.checkpoint.name})
 
     def to_table(self) -> str:
         """One line per split, for people."""
@@ -87,15 +95,19 @@ class Result:
         lines.append(f"{'split':<8}" + "".join(f"{name:>10}" for name in names) + "   best possible AUC")
         for split, metrics in (("valid", self.valid), ("test", self.test)):
             if metrics:
-                values = "".join(f"{metrics[name]:>10.4f}" for name in names)
+                values = "".join(map(_cell, map(metrics.get, names)))
                 best = self.best_possible.get(split)
                 lines.append(f"{split:<8}{values}   " + ("unknown" if best is None else f"{best:.4f}"))
                 by_frequency = self.by_frequency.get(split, {})
                 for group, found in by_frequency.items() if len(by_frequency) > 1 else ():
-                    values = "".join(f"{'-':>10}" if found[name] is None else f"{found[name]:>10.4f}" for name in names)
+                    values = "".join(map(_cell, map(found.get, names)))
                     lines.append(f"  {group:<6}{values}   {found['rows']:,} rows, {found['items']:,} items")
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-':>10}" if value is None else f"{value:>10.4f}"
 
 
 def begin(experiment: Experiment, feature_map: str) -> None:
@@ -108,22 +120,26 @@ def begin(experiment: Experiment, feature_map: str) -> None:
     for path in (checkpoint, state_file(checkpoint), experiment.file(".result.json")):
         path.unlink(missing_ok=True)
     kept = {key: value for key, value in experiment.params.items() if key not in KEYS or not KEYS[key].machine}
-    notes = {".feature_map.json": feature_map, ".params.json": json.dumps(kept, indent=1, default=str) + "\n"}
-    for suffix, content in notes.items():
-        remove_leftovers(experiment.file(suffix))
-        with atomic_write(experiment.file(suffix)) as path:
-            path.write_text(content, encoding="utf-8")
+    with atomic_write(experiment.file(".feature_map.json")) as path:
+        path.write_text(feature_map, encoding="utf-8")
+    write_sealed(experiment.file(".params.json"), {**kept, FEATURE_MAP: checksum([("", feature_map.encode())])})
 
 
 def saved_params(checkpoint: Path) -> dict[str, Any] | None:
-    """The parameters that the experiment with this checkpoint was trained with, paths and machine keys left out."""
-    file = checkpoint.with_suffix(".params.json")
+    """The parameters that the experiment with this checkpoint was trained with, paths and machine keys left out.
+
+    Raises:
+        DataError: they, or the feature map that was written with them, are damaged or changed.
+    """
+    file, feature_map = (checkpoint.with_suffix(suffix) for suffix in (".params.json", ".feature_map.json"))
     if not file.is_file():
         return None
-    try:
-        params: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise DataError(f"{file}: not valid JSON ({err}); train the experiment again.") from err
+    params = read_sealed(file, AGAIN)
+    expected = params.pop(FEATURE_MAP, None)
+    if not feature_map.is_file():
+        raise DataError(f"{feature_map}: file not found; {AGAIN}.")
+    if expected is not None and expected != checksum([("", feature_map.read_bytes())]):
+        raise DataError(f"{feature_map}: damaged, or not of the same run as {file.name}; {AGAIN}.")
     return params
 
 
@@ -156,10 +172,11 @@ def append_csv(csv_file: Path, result: Result, *, unless_there: bool = False) ->
         result: the run.
         unless_there: write nothing if the file has a row with the same experiment and metrics.
     """
-    content = (
-        f"[exp_id] {result.expid},[dataset_id] {result.dataset_id},[train] N.A.,[val] {print_to_list(result.valid)},"
-        f"[test] {print_to_list(result.test)}\n"
+    valid, test = (
+        print_to_list({name: math.nan if value is None else value for name, value in metrics.items()})
+        for metrics in (result.valid, result.test)
     )
+    content = f"[exp_id] {result.expid},[dataset_id] {result.dataset_id},[train] N.A.,[val] {valid},[test] {test}\n"
     if unless_there and csv_file.is_file() and content in csv_file.read_text(encoding="utf-8"):
         return
     with open(csv_file, "a", encoding="utf-8") as stream:

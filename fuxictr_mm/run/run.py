@@ -1,6 +1,7 @@
 """One experiment from YAML to result, on FuxiCTR's own machinery and with FuxiCTR's outputs."""
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +20,9 @@ from fuxictr_mm.config.code import check_feature_map
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.demo.generator import best_auc, ensure_demo
-from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
-from fuxictr_mm.files import only_one
+from fuxictr_mm.files import check_writable, only_one, remove_leftovers
 from fuxictr_mm.models.base import MultimodalRankModel
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.build import build_model
@@ -103,6 +104,9 @@ def run_experiment(
     """
     check_runs([experiment])
     with only_one(experiment.file(".lock"), f"another run of experiment {experiment.expid} on {experiment.dataset_id}"):
+        remove_leftovers(experiment.checkpoint.parent)
+        if csv_file is not None:
+            check_writable(csv_file)
         if experiment.get("resume") and (result := finished_result(experiment)):
             if csv_file is not None:
                 append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
@@ -131,6 +135,9 @@ def _run(
         for split, shuffle in (("train", params.get("shuffle", True)), ("valid", False), ("test", False))
         if params.get(f"{split}_data")
     }
+    if experiment.fingerprint() != fingerprint:
+        raise DataError(f"dataset {experiment.dataset_id}: a data file was replaced while it was read; run it again.")
+    best = {split: best_auc(params[f"{split}_data"]) for split in loaders if split != "train"}
     model = build_model(experiment, feature_map, next(iter(loaders["valid"])))
     model.count_parameters()
     if on_evaluation:
@@ -150,7 +157,7 @@ def _run(
         dataset_id=experiment.dataset_id,
         valid={},
         test={},
-        best_possible={},
+        best_possible={split: auc for split, auc in best.items() if auc is not None},
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=getattr(model, "train_seconds", time.perf_counter() - started),
         checkpoint=experiment.checkpoint,
@@ -176,12 +183,14 @@ def _evaluated(experiment: Experiment, model: Any, loaders: dict[str, MMCTRDataL
     if isinstance(model, MultimodalRankModel):
         for split in ("train", *evaluated):
             unknown[split] = unknown_targets(model, loaders[split], training=split == "train")
-    best = {split: best_auc(params[f"{split}_data"]) for split in evaluated}
+    overall = {
+        split: {name: value if math.isfinite(value) else None for name, value in found.overall.items()}
+        for split, found in evaluated.items()
+    }
     result = replace(
         trained,
-        valid=evaluated["valid"].overall,
-        test=evaluated["test"].overall if "test" in evaluated else {},
-        best_possible={split: auc for split, auc in best.items() if auc is not None},
+        valid=overall["valid"],
+        test=overall.get("test", {}),
         by_frequency={split: found.by_frequency for split, found in evaluated.items()},
         unknown_targets=unknown,
         warnings=warnings_of(model, loaders["valid"], evaluated, unknown),

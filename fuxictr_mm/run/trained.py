@@ -121,6 +121,11 @@ def as_trained(experiment: Experiment) -> Experiment:
             f"{checkpoint}: no weights of experiment {experiment.expid} on {experiment.dataset_id}; train it with "
             f"run_expid.py --expid {experiment.expid}, or give --weights FILE."
         )
+    if not experiment.file(".result.json").is_file():
+        logging.warning(
+            f"{checkpoint.name}: the weights of a training that has not ended, the best so far; continue it with "
+            f"run_expid.py --expid {experiment.expid} --resume."
+        )
     for key in {**trained, **identity(experiment.params)}:
         before, now = (str(source.get(key, "its default")) for source in (trained, experiment.params))
         if before != now:

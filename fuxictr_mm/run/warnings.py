@@ -12,8 +12,8 @@ from fuxictr_mm.models.history_attention import attention_summary, uniform_atten
 from fuxictr_mm.run.evaluation import Evaluation
 
 __all__ = [
-    "attention_warning", "cold_warning", "column_warnings", "gap_warning", "norm_warning", "unknown_warning",
-    "warnings_of",
+    "attention_warning", "cold_warning", "column_warnings", "gap_warning", "logloss_warning", "norm_warning",
+    "unknown_warning", "warnings_of",
 ]  # fmt: skip
 
 # A difference of two AUCs, and one of two shares, is pointed out from this size on, and only if it is so many standard
@@ -42,6 +42,7 @@ def warnings_of(
         unknown: split -> what :func:`~fuxictr_mm.run.evaluation.unknown_targets` found there, in train, too.
     """
     found = [
+        logloss_warning(evaluated),
         cold_warning(model, evaluated),
         unknown_warning(unknown),
         norm_warning(model, valid),
@@ -68,6 +69,19 @@ def column_warnings(feature_map: Any) -> list[str]:
                 "the vector is missing, set zero_vectors: missing in its column."
             )
     return found
+
+
+def logloss_warning(evaluated: Mapping[str, Evaluation]) -> str | None:
+    """One sentence if the scores are worse probabilities than a constant would be, else ``None``."""
+    for split, found in evaluated.items():
+        logloss = found.overall.get("logloss", math.nan)
+        if logloss > found.constant_logloss:
+            return (
+                f"{split} logloss {logloss:.4f} is worse than {found.constant_logloss:.4f}, that of a constant score: "
+                "the scores may rank, but they are no probabilities; train longer, or with another learning_rate, or "
+                "calibrate them on valid."
+            )
+    return None
 
 
 def gap_warning(valid: Evaluation, test: Evaluation) -> str | None:

@@ -53,7 +53,8 @@ class Outcome:
 
     def values(self, metric: str, split: str = "test") -> list[float]:
         """One value per seed, NaN where the model does not report the metric."""
-        return [getattr(result, split).get(metric, math.nan) for result in self.results]
+        found = [getattr(result, split).get(metric) for result in self.results]
+        return [math.nan if value is None else value for value in found]
 
 
 def collect(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Outcome]:

@@ -2,24 +2,28 @@
 
 A file that ``torch.save`` writes is a zip archive with a CRC-32 of every tensor. ``torch.load`` does not check it, so a
 flipped bit becomes a wrong weight in silence. Here the sums are checked first, and only tensors and plain values are
-unpickled.
+unpickled. A safetensors file that is written here has a CRC-32 in its metadata. Other safetensors files, and those of
+torch before 1.6, have none: of these only names, shapes, types and finite values are checked.
 """
 
 import pickle
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write
+from fuxictr_mm.files import atomic_write, checksum, system_error
 
-__all__ = ["check_shapes", "load_weights", "read_file", "read_weights", "write_file", "write_weights"]
+__all__ = ["check_weights", "load_weights", "read_file", "read_weights", "write_file", "write_weights"]
+
+SUM = "crc32"
 
 
 def write_file(content: Any, path: str | Path) -> None:
@@ -49,8 +53,15 @@ def write_weights(
         storage = tensor.untyped_storage().data_ptr()
         apart[name] = tensor.clone() if storage in storages else tensor.contiguous()
         storages.add(storage)
+    metadata = {**(metadata or {}), SUM: checksum(_content(apart))}
     with atomic_write(path) as temporary:
         save_file(apart, temporary, metadata)
+
+
+def _content(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, Any]]:
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_file(path: str | Path) -> Any:
@@ -68,7 +79,9 @@ def read_file(path: str | Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise DataError(f"{path}: damaged (the checksum of {damaged!r} does not fit); use another copy.")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old forms, which are read all the same
+            return torch.load(path, map_location="cpu", weights_only=True)
     except DataError:
         raise
     except pickle.UnpicklingError as err:
@@ -76,10 +89,12 @@ def read_file(path: str | Path) -> Any:
             f"{path}: no checkpoint of tensors alone ({str(err).split(chr(10))[0]}); it is not opened, because "
             "unpickling other things can run code. Save a state dict with torch.save(model.state_dict(), ...)."
         ) from err
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as err:
+    except Exception as err:  # whatever torch, zipfile and zlib make of a file that is damaged or none of theirs
+        if isinstance(err, OSError) and (told := system_error(err, path)):
+            raise told from err
         raise DataError(
-            f"{path}: not a whole checkpoint ({path.stat().st_size:,} bytes; {str(err)[:120].split(chr(10))[0]}); use "
-            "another copy."
+            f"{path}: not a whole checkpoint ({path.stat().st_size:,} bytes; {type(err).__name__}: "
+            f"{str(err)[:120].split(chr(10))[0]}); use another copy."
         ) from err
 
 
@@ -91,10 +106,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as err:
-            raise DataError(f"{path}: not a whole safetensors file ({err}); use another copy.") from err
+        return _read_safetensors(path)
     weights = read_file(path)
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         found = sorted(map(str, weights)) if isinstance(weights, Mapping) else type(weights).__name__
@@ -102,34 +114,61 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     return dict(weights)
 
 
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights: dict[str, torch.Tensor] = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            expected = (file.metadata() or {}).get(SUM)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as err:
+        if path.exists() and (told := system_error(err, path)):
+            raise told from err
+        raise DataError(f"{path}: not a whole safetensors file ({err}); use another copy.") from err
+    if expected is not None and expected != checksum(_content(weights)):
+        raise DataError(f"{path}: damaged (its checksum does not fit); use another copy.")
+    return weights
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a file of weights into a model; every parameter must be there with its shape, and no other.
 
     Raises:
-        DataError: as :func:`read_weights`; or a parameter is missing, unknown or of another shape. The model is
-            unchanged then.
+        DataError: as :func:`read_weights` and :func:`check_weights`. The model is unchanged then.
     """
     weights = read_weights(path)
-    check_shapes(weights, model, path)
+    check_weights(weights, model, path)
     model.load_state_dict(weights)
 
 
-def check_shapes(weights: Mapping[str, torch.Tensor], model: nn.Module, path: str | Path) -> None:
-    """Raise a DataError that names the first parameter which does not fit, and how many do not."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    misfits = [
-        f"parameter {name!r} has shape {found[name]}, the model expects {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    misfits += [f"parameter {name!r} {shape} is missing" for name, shape in expected.items() if name not in found]
-    misfits += [
-        f"parameter {name!r} {shape} is unknown to the model" for name, shape in found.items() if name not in expected
-    ]
+def check_weights(weights: Mapping[str, torch.Tensor], model: nn.Module, path: str | Path) -> None:
+    """Check that weights fit a model, whatever file they come from.
+
+    Raises:
+        DataError: a parameter is missing, unknown, of another shape or kind, or not finite; names the first, and how
+            many do not fit.
+    """
+    expected = model.state_dict()
+    misfits = []
+    for name, own in expected.items():
+        if name not in weights:
+            misfits.append(f"parameter {name!r} {tuple(own.shape)} is missing")
+        elif weights[name].shape != own.shape:
+            found = tuple(weights[name].shape)
+            misfits.append(f"parameter {name!r} has shape {found}, the model expects {tuple(own.shape)}")
+        elif weights[name].is_floating_point() != own.is_floating_point() or weights[name].is_complex():
+            misfits.append(f"parameter {name!r} is {weights[name].dtype}, the model expects {own.dtype}")
+    for name, tensor in weights.items():
+        if name not in expected:
+            misfits.append(f"parameter {name!r} {tuple(tensor.shape)} is unknown to the model")
     if misfits:
         more = f" (and {len(misfits) - 1} more misfits of {len(expected)} parameters)" if len(misfits) > 1 else ""
         raise DataError(
             f"{path}: {misfits[0]}{more}; it belongs to another model, other widths or another data set: compare the "
             "experiment's YAML with the one it was trained with."
         )
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise DataError(
+                f"{path}: parameter {name!r} has {bad:,} values of {tensor.numel():,} that are NaN or inf: the file is "
+                "damaged, or that training had diverged; use another copy."
+            )

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from fuxictr_mm.config.keys import Positive, PositiveNumber, check_arguments
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.files import only_one, remove_leftovers
-from fuxictr_mm.training.checkpoint import check_shapes, load_weights, write_weights
+from fuxictr_mm.training.checkpoint import load_weights, write_weights
 from fuxictr_mm.training.progress import Progress, read_state, state_file, training_identity, write_state
-from fuxictr_mm.training.replay import remaining_batches, rng_state, set_rng_state
+from fuxictr_mm.training.replay import check_state, remaining_batches, rng_state, set_rng_state
 from fuxictr_mm.training.signals import SignalInEvaluationError, Signals, UntilHeard
 from fuxictr_mm.training.step import EfficientModel
 
@@ -116,12 +116,12 @@ class ResumableModel(EfficientModel):
         lock = Path(self.checkpoint).with_suffix(".lock")
         with only_one(lock, f"another training of {self.model_id}"):
             params = {**kwargs, "epochs": epochs, "max_gradient_norm": max_gradient_norm}
-            identity = training_identity(params, self.feature_map, data_generator)
+            identity = training_identity(params, self.feature_map, data_generator, validation_data)
             state_path = state_file(self.checkpoint)
             state = read_state(state_path, identity) if resume else None
             is_over = state is not None and "finished" in state
             if state is not None and not is_over:
-                check_shapes(state["model"], self, state_path)
+                check_state(state, self, state_path)
 
             # Every check has passed: from here on the model and its files change.
             self._max_gradient_norm = max_gradient_norm
@@ -139,8 +139,7 @@ class ResumableModel(EfficientModel):
             self.progress = Progress(best_metric=math.inf if self._monitor_mode == "min" else -math.inf)
             if state is not None:
                 self.progress = self.progress.restored(state)
-            for path in (Path(self.checkpoint), state_path):
-                remove_leftovers(path)
+            remove_leftovers(state_path.parent)
             if is_over:
                 logging.info(f"Training had ended: {state_path}")
             else:

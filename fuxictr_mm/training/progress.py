@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
-from fuxictr_mm.config.experiment import identity
+from fuxictr_mm.config.experiment import data_digests, identity
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.training.checkpoint import read_file, write_file
 
-__all__ = ["Progress", "read_state", "state_file", "training_identity", "write_state"]
+__all__ = ["ANEW", "Progress", "read_state", "state_file", "training_identity", "write_state"]
 
-FORMAT = "fuxictr_mm training state 3"
+FORMAT = "fuxictr_mm training state 4"
+ANEW = "delete it to start anew"
+# What a state holds beside the progress.
+_LARGE = {"model": dict, "optimizer": dict, "gradients": dict, "rng": dict}
 
 
 @dataclass
@@ -71,20 +74,30 @@ def state_file(checkpoint: str | Path) -> Path:
     return Path(checkpoint).with_suffix(".state")
 
 
-def training_identity(params: Mapping[str, Any], feature_map: Any, training_data: Any) -> dict[str, str]:
+def training_identity(
+    params: Mapping[str, Any], feature_map: Any, training_data: Any, validation_data: Any
+) -> dict[str, str]:
     """Return, as text, what a training must have in common with the one that it resumes.
 
     Args:
-        params: of the experiment; those that only say where and how it runs are left out.
+        params: of the experiment; those that only say where and how it runs are left out. Of the files that they name
+            the bytes count, and of the training split the rows.
         feature_map: the host's; its columns name the item table.
-        training_data: a loader; its ``fingerprint`` if it has one, otherwise its length.
+        training_data, validation_data: loaders; their ``fingerprint`` if they have one, otherwise their length.
     """
     features = json.dumps(feature_map.features, sort_keys=True, default=str)
+    files = data_digests({**params, "train_data": None})
     return {
         **identity(params),
         "digest of features": hashlib.blake2b(features.encode(), digest_size=8).hexdigest(),
-        "training data": str(getattr(training_data, "fingerprint", len(training_data))),
+        **{f"digest of {name}": str(digest) for name, digest in files.items()},
+        "training data": _rows_of(training_data),
+        "validation data": _rows_of(validation_data),
     }
+
+
+def _rows_of(loader: Any) -> str:
+    return str(getattr(loader, "fingerprint", len(loader)))
 
 
 def write_state(path: Path, own: Mapping[str, str], content: Mapping[str, Any]) -> None:
@@ -109,8 +122,8 @@ def read_state(path: Path, own: Mapping[str, str]) -> dict[str, Any] | None:
         logging.info(f"No training state in {path}: training starts from the beginning.")
         return None
     state = read_file(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise DataError(f"{path}: no training state of this package ({FORMAT!r}); delete it to start anew.")
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("identity"), dict):
+        raise DataError(f"{path}: no training state of this package ({FORMAT!r}); {ANEW}.")
     for key in {**state["identity"], **own}:
         before, now = state["identity"].get(key), own.get(key)
         if before != now:
@@ -118,4 +131,12 @@ def read_state(path: Path, own: Mapping[str, str]) -> dict[str, Any] | None:
                 f"{path}: that training began with {key} = {before}, now it is {now}; restore {key}, or delete that "
                 "file to start anew."
             )
+    needed = ("curve", "seconds") if "finished" in state else (*vars(Progress()), *_LARGE)
+    for name in needed:
+        if name not in state:
+            raise DataError(f"{path}: a training state without {name!r}; {ANEW}.")
+        kind = _LARGE.get(name) or type(getattr(Progress(), name))
+        found = state[name]
+        if not isinstance(found, kind) and not (kind is float and isinstance(found, int)):
+            raise DataError(f"{path}: {name} is a {type(found).__name__} where a {kind.__name__} belongs; {ANEW}.")
     return state

@@ -15,7 +15,7 @@ from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data import contract, gather
 from fuxictr_mm.data import rows as rows_module
 from fuxictr_mm.data.gather import BatchGatherer
-from fuxictr_mm.data.rows import Rows, available_memory, read_rows
+from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.errors import ConfigError
 
 N = 50
@@ -147,7 +147,3 @@ def test_stored_padding_is_not_counted_as_memory(path: Path, monkeypatch: pytest
     monkeypatch.setattr(rows_module, "_mean_length", lambda *_: 0.1)  # too small: the room has to grow
     assert torch.equal(read(path).items, before.items)
     assert read(path).fingerprint == before.fingerprint
-
-
-def test_available_memory_is_a_number_of_bytes() -> None:
-    assert 1 << 20 < available_memory() <= np.iinfo(np.int64).max

@@ -311,7 +311,7 @@ def test_what_a_killed_process_left_goes_and_files_of_other_formats_stay(folder:
     before = epoch(loader(folder))
     (file,) = files(folder)
     file.unlink()
-    left, old = file.with_name(f".{file.name}.99999999-abc.tmp"), file.with_suffix(".rows")
+    left, old = file.with_name(f".{file.name}.999999999-abc.tmp"), file.with_suffix(".rows")
     left.write_bytes(b"half")
     old.write_bytes(b"another format")
     assert epoch(loader(folder)) == before

@@ -9,13 +9,20 @@ import pytest
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import build_dataset
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 import fuxictr_mm
 from fuxictr_mm.batch import ItemColumns
 from fuxictr_mm.run.evaluation import Evaluation, evaluate_split, unknown_targets
 from fuxictr_mm.run.results import Result
-from fuxictr_mm.run.warnings import attention_warning, cold_warning, gap_warning, norm_warning, unknown_warning
+from fuxictr_mm.run.warnings import (
+    attention_warning,
+    cold_warning,
+    gap_warning,
+    logloss_warning,
+    norm_warning,
+    unknown_warning,
+)
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 METRICS = ["AUC", "logloss", "gAUC"]
@@ -144,12 +151,23 @@ def test_the_standard_error_is_that_of_resampled_rows(params: dict[str, Any]) ->
     ],
 )
 def test_a_gap_between_the_splits_is_pointed_out(valid: float, test: float, says: str | None) -> None:
-    sentence = gap_warning(Evaluation({"AUC": valid}, {}, 0.001), Evaluation({"AUC": test}, {}, 0.001))
+    sentence = gap_warning(Evaluation({"AUC": valid}, {}, 0.001, 0.7), Evaluation({"AUC": test}, {}, 0.001, 0.7))
     assert sentence is None if says is None else says in str(sentence)
 
 
+def test_probabilities_that_are_worse_than_a_constant_are_pointed_out(params: dict[str, Any]) -> None:
+    found = evaluate_split(model_of(params), loader(params, "test"), ["AUC", "logloss"], np.zeros(10_000, int))
+    labels = np.concatenate([batch[0]["label"] for batch in loader(params, "test")])
+    share = labels.mean()
+    assert found.constant_logloss == pytest.approx(log_loss(labels, np.full(len(labels), share)), abs=1e-6)
+    for logloss, says in ((0.71, "test logloss 0.7100 is worse than 0.6900, that of a constant"), (0.68, None)):
+        sentence = logloss_warning({"test": Evaluation({"logloss": logloss}, {}, 0.01, 0.69)})
+        assert sentence is None if says is None else says in str(sentence)
+    assert logloss_warning({"test": Evaluation({"AUC": 0.8}, {}, 0.01, 0.69)}) is None
+
+
 def test_a_gap_within_chance_is_not(params: dict[str, Any]) -> None:
-    assert gap_warning(Evaluation({"AUC": 0.8}, {}, 0.02), Evaluation({"AUC": 0.75}, {}, 0.02)) is None
+    assert gap_warning(Evaluation({"AUC": 0.8}, {}, 0.02, 0.7), Evaluation({"AUC": 0.75}, {}, 0.02, 0.7)) is None
 
 
 def test_collapsed_vectors_are_pointed_out(params: dict[str, Any]) -> None:
@@ -170,13 +188,15 @@ def test_collapsed_vectors_are_pointed_out(params: dict[str, Any]) -> None:
 
 def test_own_clicks_without_training_for_cold_items_are_pointed_out(params: dict[str, Any]) -> None:
     model, overall = model_of(params), {"AUC": 0.7}
-    cold = {"test": Evaluation(overall, {"cold": {"items": 3, "rows": 1200, "AUC": 0.6}, "warm": {"rows": 9}}, 0.01)}
+    cold = {
+        "test": Evaluation(overall, {"cold": {"items": 3, "rows": 1200, "AUC": 0.6}, "warm": {"rows": 9}}, 0.01, 0.7)
+    }
     assert cold_warning(model, cold) is None  # no own clicks
     model.vectors.own_clicks = ["item_peers"]
     assert "own clicks (item_peers), and 1,200 rows of test ask for items that nobody" in str(cold_warning(model, cold))
     both = {"valid": cold["test"], **cold}
     assert "1,200 rows of valid and 1,200 rows of test ask" in str(cold_warning(model, both))
-    warm = {"test": Evaluation(overall, {"warm": {"items": 3, "rows": 9, "AUC": 0.6}}, 0.01)}
+    warm = {"test": Evaluation(overall, {"warm": {"items": 3, "rows": 9, "AUC": 0.6}}, 0.01, 0.7)}
     assert cold_warning(model, warm) is None
     assert cold_warning(torch.nn.Linear(1, 1), cold) is None
     model.embedding_layer.id_dropout = 0.1

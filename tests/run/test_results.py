@@ -1,13 +1,15 @@
 """The result of a run on disk: it comes back as it was, from wherever its folder lies by now."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fuxictr_mm.errors import DataError
+from fuxictr_mm.files import write_json
 from fuxictr_mm.run import Result
 
-METRICS = {"AUC": 0.75, "gAUC": float("inf")}
+METRICS = {"AUC": 0.75, "gAUC": None}
 
 
 def result(folder: Path) -> Result:
@@ -31,7 +33,10 @@ def test_a_result_comes_back_from_another_folder(tmp_path: Path) -> None:
 def test_a_damaged_result_is_named_with_its_place(tmp_path: Path) -> None:
     result(tmp_path).write()
     file = tmp_path / "x.result.json"
-    file.write_text(file.read_text().replace('"AUC": 0.75', '"AUC": "good"'))
+    file.write_text(file.read_text().replace('"AUC": 0.75', '"AUC": 0.76'))
+    with pytest.raises(DataError, match=r"x.result.json: damaged or changed by hand .*; train the experiment again"):
+        Result.read(file)
+    write_json(file, {**json.loads(file.read_text()), "valid": {"AUC": "good"}} | {"checksum": None})
     with pytest.raises(
         DataError, match=r"x.result.json: valid, AUC: .*, found str \"good\"; train the experiment again"
     ):

@@ -161,7 +161,7 @@ def test_an_untrained_experiment_is_one_sentence(config: Path) -> None:
         Trained.open(params)
     result = run_experiment(params)
     result.checkpoint.with_suffix(".params.json").write_text("{")
-    with pytest.raises(DataError, match=r"din.params.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"din.params.json: the file: Invalid JSON"):
         Trained.open(params)
 
 
@@ -199,7 +199,7 @@ def test_a_new_run_removes_what_an_earlier_one_left(config: Path, monkeypatch: p
         run_experiment(params.but(net_dropout=0.5))
     assert not first.checkpoint.exists() and not first.file.exists()
     for suffix in ("model", "state", "params.json", "feature_map.json", "result.json"):
-        (first.checkpoint.parent / f".din.{suffix}.abc.tmp").touch()  # what SIGKILL during a write leaves
+        (first.checkpoint.parent / f".din.{suffix}.999999999-abc.tmp").touch()  # what SIGKILL during a write leaves
     monkeypatch.undo()
     run_experiment(params.but(resume=True))
     assert not list(first.checkpoint.parent.glob(".*.tmp"))

@@ -271,7 +271,7 @@ def test_a_signal_in_an_evaluation_keeps_its_train_loss(tmp_path: Path) -> None:
 def test_without_resume_training_starts_anew(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         Run(tmp_path).at_step(9, kill).go()
-    leftover = tmp_path / "tiny" / ".tiny.state.abc.tmp"
+    leftover = tmp_path / "tiny" / ".tiny.state.999999999-abc.tmp"
     leftover.write_bytes(b"half a file")
     anew = Run(tmp_path).go()
     assert anew.steps == 3 * STEPS
@@ -392,7 +392,7 @@ def test_a_refused_training_touches_nothing(
     options: dict[str, Any], changes: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     killed(tmp_path)
-    (tmp_path / "tiny" / ".tiny.state.abc.tmp").write_bytes(b"half a file")
+    (tmp_path / "tiny" / ".tiny.state.999999999-abc.tmp").write_bytes(b"half a file")
     before = content(tmp_path)
     assert {"tiny/tiny.model", "tiny/tiny.state"} <= set(before)
     run = Run(tmp_path, **options)
@@ -416,7 +416,7 @@ def test_the_state_of_an_older_version_is_refused(tmp_path: Path) -> None:
     run = killed(tmp_path)
     torch.save({**read_file(run.state), "format": "fuxictr_mm training state 2"}, run.state)
     with pytest.raises(
-        DataError, match=r"tiny.state: no training state of this package \('fuxictr_mm training state 3"
+        DataError, match=r"tiny.state: no training state of this package \('fuxictr_mm training state 4"
     ):
         run.go(resume=True)
 
