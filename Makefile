@@ -4,22 +4,17 @@ BIN := .venv/bin
 
 .PHONY: demo check hosts clean
 
-demo: .venv/run
+demo: .venv/ready
 	$(BIN)/python experiments/run_expid.py --expid Transformer_DCNv2_MMCTR
 
-check: .venv/dev
+check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-.venv/run: setup.py .ci/requirements.lock
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -r .ci/requirements.lock -e .
-	touch $@
-
-.venv/dev: .venv/run
-	$(BIN)/python -m pip install -q -r .ci/requirements.lock -e .[dev]
+.venv/ready: setup.py .ci/install .ci/requirements.lock .ci/torch.txt
+	PYTHON=$(PYTHON) .ci/install
 	touch $@
 
 # Suite and main job on every supported fuxictr; environments of its own.

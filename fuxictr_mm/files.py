@@ -11,7 +11,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 from fuxictr_mm.errors import ConfigError, DataError
 
 __all__ = [
-    "atomic_write", "check_writable", "checksum", "file_fingerprint", "misfit", "only_one", "read_json", "read_sealed",
-    "remove_leftovers", "system_error", "write_json", "write_sealed",
+    "atomic_write", "check_writable", "checksum", "file_fingerprint", "misfit", "naming", "only_one", "read_json",
+    "read_sealed", "remove_leftovers", "system_error", "write_json", "write_sealed",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -61,12 +61,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except Exception as err:
-        if getattr(err, "filename", None) in (None, str(temporary)) and (told := system_error(err, path)):
-            raise told from err
-        raise
+        if getattr(err, "filename", None) == str(temporary):
+            err.filename = None  # type: ignore[attr-defined]
+        with naming(path):
+            raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let a system error in this block name ``path`` if it names no file: one in the middle of writing does not."""
+    try:
+        yield
+    except Exception as err:
+        if getattr(err, "filename", None) is None and (told := system_error(err, Path(path))):
+            raise told from err
+        raise
 
 
 def system_error(err: Exception, path: Path) -> OSError | None:
@@ -74,6 +86,9 @@ def system_error(err: Exception, path: Path) -> OSError | None:
 
     Libraries in other languages tell the number of a system error in their text only.
     """
+    # torch, stopped by an error in the middle of an archive, tells another one about its end.
+    while not isinstance(err, OSError) and isinstance(err.__context__, OSError):
+        err = err.__context__
     code = err.errno if isinstance(err, OSError) else None
     if not code and (found := re.search(r"(?:os error|errno)[ =]*(\d+)", str(err))):
         code = int(found[1])
@@ -82,22 +97,19 @@ def system_error(err: Exception, path: Path) -> OSError | None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out now whether a file that is written at the end of long work can be; leaves nothing behind.
+    """Find out now whether a file that is written at the end of long work can be, and make its folder.
 
     Raises:
         OSError: it cannot; names it, or the folder that cannot be made.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = 0
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists():
-        with open(path, "ab"):
-            return
-    with suppress(_Tried), atomic_write(path):
-        raise _Tried
-
-
-class _Tried(Exception):
-    """Ends an atomic write before the name is taken."""
+        code = errno.EISDIR
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        code = errno.EACCES
+    if code:
+        raise OSError(code, os.strerror(code), str(path))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -147,7 +159,8 @@ def only_one(path: str | Path, what: str) -> Iterator[None]:
             f"(it holds {path})."
         ) from None
     try:
-        note.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        with naming(note):
+            note.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:
         if lock.lock_counter == 1:
@@ -230,14 +243,15 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path, again: str) -> dict[str, Any]:
-    """Read what :func:`write_sealed` has written; a file without a checksum is one of an earlier version.
+    """Read what :func:`write_sealed` has written.
 
     Raises:
-        DataError: as :func:`read_json`, or the content does not fit the checksum.
+        DataError: as :func:`read_json`; there is no checksum, or the content does not fit it.
     """
     content = read_json(dict[str, Any], path, again)
-    found = content.pop(SEAL, None)
-    if found is not None and found != checksum([("", json.dumps(content, sort_keys=True).encode())]):
+    if SEAL not in content:
+        raise DataError(f"{path}: has no checksum, so it is damaged or of an earlier version; {again}.")
+    if content.pop(SEAL) != checksum([("", json.dumps(content, sort_keys=True).encode())]):
         raise DataError(f"{path}: damaged or changed by hand (its checksum does not fit); {again}.")
     return content
 

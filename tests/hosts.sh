@@ -26,19 +26,13 @@ newest=2.3.10
 
 # install VERSION PLACE: environment and tree in PLACE
 install() {
-    local requirements=(-r "$2/tree/.ci/requirements.lock" "fuxictr==$1")
-    if [ "$1" != "$newest" ]; then
-        requirements=(-r "$2/tree/.ci/requirements-numpy1.lock" "fuxictr==$1")
-    fi
+    local lock=.ci/requirements-numpy1.lock
+    [ "$1" != "$newest" ] || lock=.ci/requirements.lock
     rm -rf "$2" && mkdir -p "$2/tree" &&
         tar -C "$repository" -c --exclude='./.git' --exclude='./.venv*' --exclude='./data' --exclude='checkpoints' \
             --exclude='./.*_cache' --exclude='./.hypothesis' --exclude='*.egg-info' --exclude='__pycache__' . |
         tar -C "$2/tree" -x &&
-        "$python" -m venv "$2/venv" &&
-        # torch alone first: beside others pip's resolver may look for another build of it.
-        "$2/venv/bin/python" -m pip install -q "$(grep '^torch==' "$2/tree/.ci/requirements.lock")" &&
-        "$2/venv/bin/python" -m pip install -q "${requirements[@]}" -e "$2/tree[dev]" &&
-        "$2/venv/bin/python" -m pip check
+        PYTHON="$python" "$2/tree/.ci/install" "$2/venv" "$lock" "$1"
 }
 
 versions_of() {  # "python numpy pandas" of environment $1

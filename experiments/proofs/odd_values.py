@@ -93,7 +93,7 @@ REFUSED = object()
 class Workplace:
     """A tiny data set in a folder, and config folders that say one thing each otherwise."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, users: int = 8) -> None:
         self.folder = folder
         self.number = 0
         rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ class Workplace:
         pq.write_table(pa.table(items), folder / "items.parquet")
         for split, rows in (("train", 48), ("valid", 32), ("test", 32)):
             columns = {
-                "user_id": np.arange(rows) % 8 + 1,
+                "user_id": np.arange(rows) % users + 1,
                 "item_id": rng.integers(1, 21, rows),
                 "item_seq": [rng.integers(1, 21, rng.integers(1, 6)).tolist() for _ in range(rows)],
                 "level": rng.integers(0, 5, rows),

@@ -2,11 +2,23 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
+
+from fuxictr_mm.files import naming
 
 __all__ = ["RunLog"]
 
 LINE = "%(asctime)s P%(process)d %(levelname)s %(message)s"
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """End the run as soon as its log cannot be written, by the system's own error."""
+        err = sys.exc_info()[1]
+        if isinstance(err, OSError):
+            raise OSError(err.errno, err.strerror, self.baseFilename) from err
+        super().handleError(record)
 
 
 class RunLog:
@@ -23,15 +35,16 @@ class RunLog:
         self._file = file
         self._start = file.stat().st_size if file.exists() else 0
         handlers: list[logging.Handler] = [
-            logging.FileHandler(file, mode="a", encoding="utf-8"),
+            _LogFile(file, mode="a", encoding="utf-8"),
             logging.StreamHandler(),
         ]
         logging.basicConfig(level=logging.INFO, format=LINE, handlers=handlers, force=True)
 
     def begin_anew(self) -> None:
         """Drop what earlier runs wrote."""
-        ours = self._file.read_bytes()[self._start :]
-        os.truncate(self._file, 0)  # the handler appends, so it goes on behind these lines
-        with open(self._file, "ab") as stream:
-            stream.write(ours)
+        with naming(self._file):
+            ours = self._file.read_bytes()[self._start :]
+            os.truncate(self._file, 0)  # the handler appends, so it goes on behind these lines
+            with open(self._file, "ab") as stream:
+                stream.write(ours)
         self._start = 0

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import KEYS
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write, checksum, misfit, read_sealed, write_sealed
+from fuxictr_mm.files import atomic_write, checksum, misfit, naming, read_sealed, write_sealed
 from fuxictr_mm.training.progress import state_file
 
 AGAIN = "train the experiment again"
@@ -125,19 +125,20 @@ def begin(experiment: Experiment, feature_map: str) -> None:
     write_sealed(experiment.file(".params.json"), {**kept, FEATURE_MAP: checksum([("", feature_map.encode())])})
 
 
-def saved_params(checkpoint: Path) -> dict[str, Any] | None:
+def saved_params(checkpoint: Path) -> dict[str, Any]:
     """The parameters that the experiment with this checkpoint was trained with, paths and machine keys left out.
 
     Raises:
-        DataError: they, or the feature map that was written with them, are damaged or changed.
+        DataError: they, or the feature map that was written with them, are missing, damaged or changed.
     """
     file, feature_map = (checkpoint.with_suffix(suffix) for suffix in (".params.json", ".feature_map.json"))
-    if not file.is_file():
-        return None
+    for needed in (file, feature_map):
+        if not needed.is_file():
+            raise DataError(f"{needed}: file not found, though {checkpoint.name} is there; {AGAIN}.")
     params = read_sealed(file, AGAIN)
     expected = params.pop(FEATURE_MAP, None)
-    if not feature_map.is_file():
-        raise DataError(f"{feature_map}: file not found; {AGAIN}.")
+    if not isinstance(params.get("model"), str):
+        raise DataError(f"{file}: names no model, so it is not the file of a run's parameters; {AGAIN}.")
     if expected is not None and expected != checksum([("", feature_map.read_bytes())]):
         raise DataError(f"{feature_map}: damaged, or not of the same run as {file.name}; {AGAIN}.")
     return params
@@ -179,5 +180,5 @@ def append_csv(csv_file: Path, result: Result, *, unless_there: bool = False) ->
     content = f"[exp_id] {result.expid},[dataset_id] {result.dataset_id},[train] N.A.,[val] {valid},[test] {test}\n"
     if unless_there and csv_file.is_file() and content in csv_file.read_text(encoding="utf-8"):
         return
-    with open(csv_file, "a", encoding="utf-8") as stream:
+    with naming(csv_file), open(csv_file, "a", encoding="utf-8") as stream:
         stream.write(f" {datetime.now():%Y%m%d-%H%M%S},[command] python {shlex.join(sys.argv)},{content}")

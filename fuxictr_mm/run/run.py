@@ -109,7 +109,8 @@ def run_experiment(
             check_writable(csv_file)
         if experiment.get("resume") and (result := finished_result(experiment)):
             if csv_file is not None:
-                append_csv(csv_file, result, unless_there=True)  # a run can be killed between its two last files
+                append_csv(csv_file, result, unless_there=True)  # a run can be killed between its last files
+            state_file(result.checkpoint).unlink(missing_ok=True)
             print(f"{result.file.name}: this run has ended with the same parameters and data; it is not repeated")
             return result
         result = _run(experiment, on_evaluation, ended_run(experiment) if experiment.get("resume") else None)
@@ -219,9 +220,19 @@ def read_feature_map(file: Path, params: dict[str, Any]) -> FeatureMap:
 
     Its columns are those of the experiment already, so ``use_features``, which FuxiCTR applies at this point and which
     does not name the group id, is not applied again.
+
+    Raises:
+        DataError: the file is none, or of another dataset.
+        ConfigError: it would run code that is not admitted.
     """
     feature_map = FeatureMap(params["dataset_id"], str(Path(params["data_root"]) / params["dataset_id"]))
-    feature_map.load(str(file), {**params, "use_features": None})
+    try:
+        feature_map.load(str(file), {**params, "use_features": None})
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as err:
+        raise DataError(
+            f"{file}: no feature map of {params['dataset_id']} ({type(err).__name__}: {err}); train the experiment "
+            "again."
+        ) from err
     check_feature_map(feature_map.features, str(file))
     return feature_map
 

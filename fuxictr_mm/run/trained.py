@@ -115,12 +115,12 @@ def as_trained(experiment: Experiment) -> Experiment:
         ConfigError: it has not been trained here.
     """
     checkpoint = experiment.checkpoint
-    trained = saved_params(checkpoint)
-    if trained is None or not checkpoint.is_file():
+    if not checkpoint.is_file():
         raise ConfigError(
             f"{checkpoint}: no weights of experiment {experiment.expid} on {experiment.dataset_id}; train it with "
             f"run_expid.py --expid {experiment.expid}, or give --weights FILE."
         )
+    trained = saved_params(checkpoint)
     if not experiment.file(".result.json").is_file():
         logging.warning(
             f"{checkpoint.name}: the weights of a training that has not ended, the best so far; continue it with "

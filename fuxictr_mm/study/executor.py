@@ -102,8 +102,9 @@ def _attempt(run: Experiment, csv_file: Path | None) -> str:
     try:
         run_experiment(run, csv_file=csv_file)
     except USER_ERRORS as err:
-        if _has_log(run):
-            logging.error(sentence(err))
+        with suppress(OSError):  # the log's disk may be what is full
+            if _has_log(run):
+                logging.error(sentence(err))
         return sentence(err)
     except Exception as err:  # a fault of one model, or a GPU that is full, is no reason to give up the other runs
         failure = f"{type(err).__name__}: {err}"

@@ -89,8 +89,8 @@ def training_identity(
     files = data_digests({**params, "train_data": None})
     return {
         **identity(params),
-        "digest of features": hashlib.blake2b(features.encode(), digest_size=8).hexdigest(),
         **{f"digest of {name}": str(digest) for name, digest in files.items()},
+        "digest of features": hashlib.blake2b(features.encode(), digest_size=8).hexdigest(),
         "training data": _rows_of(training_data),
         "validation data": _rows_of(validation_data),
     }

@@ -360,6 +360,59 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, feature_file):
         ItemTable.load(table.path, {"emb": path})
 
 
+def test_no_flipped_bit_gets_through(tmp_path, feature_file):
+    columns = [vector({"txt": 3}), TAG_COL]
+    table = build_item_table(schema_of(*columns), tmp_path, item_feature=feature_file)
+    for path in (table.path, table.stored["emb"].path, table.stored["item_tags"].path):
+        whole = path.read_bytes()
+        for at in range(0, len(whole), 11):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+            with pytest.raises(DataError, match=rf"{path.name}: "):
+                load_again(table)
+        path.write_bytes(whole)
+    assert load_again(table).columns["item_tags"].tolist() == table.columns["item_tags"].tolist()
+
+
+class Replaced:
+    """Puts other contents into a file while it is being read, so many times."""
+
+    def __init__(self, monkeypatch, path, contents):
+        self.path, self.contents = path, list(contents)
+        real = columns._fit
+
+        def fit(*args):
+            found = real(*args)
+            if self.contents:
+                other = path.with_name("other")
+                write(other, self.contents.pop(0))
+                other.replace(path)
+            return found
+
+        monkeypatch.setattr(columns, "_fit", fit)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, feature_file, monkeypatch, caplog):
+    schema = schema_of(vector({"txt": None}, pca_normalize=False))
+    before = build_item_table(schema, tmp_path / "before", item_feature=feature_file)
+    other = item_rows(txt=(TEXT[SHUFFLED] + 1).tolist())
+    Replaced(monkeypatch, feature_file, [other])
+    table = build_item_table(schema, tmp_path / "out", item_feature=feature_file)
+    np.testing.assert_array_equal(table.columns["emb"][1:], TEXT + 1)
+    assert "replaced while the item columns were read" in caplog.text
+    assert [path.name for path in (tmp_path / "out").glob("emb-*")] == [table.stored["emb"].path.name]
+    assert table.stored["emb"].path.name != before.stored["emb"].path.name  # nothing is kept under the old name
+    again = build_item_table(schema, tmp_path / "out", item_feature=feature_file)
+    np.testing.assert_array_equal(again.columns["emb"], table.columns["emb"])
+
+
+def test_a_file_that_is_replaced_without_end_is_refused(tmp_path, feature_file, monkeypatch):
+    contents = [item_rows(txt=(TEXT[SHUFFLED] + 1 + i).tolist()) for i in range(9)]
+    Replaced(monkeypatch, feature_file, contents)
+    with pytest.raises(DataError, match=r"item_feature.parquet: replaced 3 times while being read; wait until"):
+        build_item_table(schema_of(vector({"txt": 2})), tmp_path / "out", item_feature=feature_file)
+    assert not list((tmp_path / "out").glob("emb-*"))
+
+
 @pytest.mark.parametrize("ids", [IDS, np.arange(1, 61), IDS * 10**12])
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32])
 def test_index_of(ids, dtype):

@@ -156,6 +156,44 @@ def test_refuses_bad_arrays(tmp_path, case, suffix):
         read_all(path)
 
 
+def linked(path, kind, target):
+    """An .h5 file whose vectors lie in another place, in one of the ways that the format has."""
+    with h5py.File(path, "w") as file:
+        file["key"] = np.arange(1, 4)
+        if kind == "external link":
+            file["value"] = h5py.ExternalLink(str(target), "value")
+        elif kind == "soft link":
+            file["there"] = np.ones((3, 2), np.float32)
+            file["value"] = h5py.SoftLink("/there")
+        elif kind == "external storage":
+            file.create_dataset("value", (3, 2), "f4", external=[(str(target), 0, h5py.h5f.UNLIMITED)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((3, 2), "f4")
+            layout[:] = h5py.VirtualSource(str(target), "value", (3, 2))
+            file.create_virtual_dataset("value", layout)
+        else:
+            file.create_group("value")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("external link", "'value' is a ExternalLink, which is not followed"),
+        ("soft link", "'value' is a SoftLink, which is not followed"),
+        ("external storage", "'value' keeps its numbers in other files"),
+        ("virtual", "'value' keeps its numbers in other files"),
+        ("group", "'value' is a group; an array is expected"),
+    ],
+)
+def test_an_h5_file_reads_no_other_file(tmp_path, kind, sentence):
+    target = tmp_path / "secret.h5"
+    with h5py.File(target, "w") as file:
+        file["value"] = np.ones((3, 2), np.float32)
+    linked(tmp_path / "x.h5", kind, target)
+    with pytest.raises(DataError, match=rf"x.h5: .*{sentence}"):
+        list(iter_vectors(tmp_path / "x.h5", "txt", "item_id"))
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".npz", ".h5"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 def test_refuses_missing_and_truncated_files(tmp_path, suffix, share):

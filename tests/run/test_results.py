@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import write_json
+from fuxictr_mm.files import write_sealed
 from fuxictr_mm.run import Result
 
 METRICS = {"AUC": 0.75, "gAUC": None}
@@ -36,7 +36,9 @@ def test_a_damaged_result_is_named_with_its_place(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"AUC": 0.75', '"AUC": 0.76'))
     with pytest.raises(DataError, match=r"x.result.json: damaged or changed by hand .*; train the experiment again"):
         Result.read(file)
-    write_json(file, {**json.loads(file.read_text()), "valid": {"AUC": "good"}} | {"checksum": None})
+    content = json.loads(file.read_text())
+    del content["checksum"]
+    write_sealed(file, {**content, "valid": {"AUC": "good"}})
     with pytest.raises(
         DataError, match=r"x.result.json: valid, AUC: .*, found str \"good\"; train the experiment again"
     ):

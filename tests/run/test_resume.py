@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.run import Experiment, Trained, run_experiment
+from fuxictr_mm.run import run as run_module
 from fuxictr_mm.training.checkpoint import read_weights, write_weights
 from tests.run.test_run import BASE, EXPERIMENTS, load
 from tests.synthetic import write_cluster_dataset
@@ -105,6 +109,87 @@ def test_changed_parameters_or_data_run_anew(config: Path) -> None:
     assert run_experiment(params.but(learning_rate=0.02)).valid != first.valid
     write_cluster_dataset(config, seed=1, rows=600)
     assert run_experiment(params).valid != first.valid
+
+
+def interrupt(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the end of the first epoch's state, and stop there."""
+
+    def stop(entry: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(TrainingInterrupted):
+            run_experiment(experiment, on_evaluation=[stop])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert experiment.file(".state").is_file()
+
+
+@pytest.mark.parametrize("key", ["valid_data", "test_data", "item_info"])
+def test_resume_refuses_other_files(key: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load("din", config, resume=True)
+    interrupt(params, monkeypatch)
+    path = Path(params[key])
+    table = pq.read_table(path)
+    moved = shutil.copy(path, path.with_name("moved.parquet"))  # the same bytes elsewhere are the same file
+    pq.write_table(
+        table.slice(0, table.num_rows - 1)
+        if key != "item_info"
+        else table.append_column("new", [range(table.num_rows)]),
+        path,
+    )
+    with pytest.raises(ConfigError, match=rf"din.state: that training began with digest of {key} = \w+, now it is"):
+        run_experiment(params)
+    assert run_experiment(params.but(**{key: str(moved)})).valid["AUC"] > 0
+
+
+def test_weights_of_a_training_that_has_not_ended_are_pointed_out(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load("din", config, resume=True)
+    interrupt(params, monkeypatch)
+    Trained.open(params)
+    said = "din.model: the weights of a training that has not ended, the best so far; continue it"
+    assert params.file(".log").read_text().count(said) == 1
+    run_experiment(params)
+    Trained.open(params)
+    assert params.file(".log").read_text().count(said) == 1
+
+
+def test_what_cannot_be_written_is_refused_before_training(config: Path) -> None:
+    params = load("din", config)
+    (config / "file").write_text("x")
+    for csv in (config, config / "file" / "runs.csv", config / ("x" * 300 + ".csv")):
+        with pytest.raises(OSError, match=re.escape(str(config))):
+            run_experiment(params, csv_file=csv)
+    with pytest.raises(OSError, match=re.escape(str(config / "file"))):
+        run_experiment(params.but(model_root=str(config / "file")))
+    assert not params.checkpoint.exists()
+
+
+def test_a_truth_that_does_not_fit_is_refused_before_training(config: Path) -> None:
+    params = load("din", config)
+    truth = Path(params["valid_data"]).with_name("truth.parquet")
+    pq.write_table(pa.table({"split": ["valid"] * 3, "probability": [0.5] * 3}), truth)
+    with pytest.raises(DataError, match=r"truth.parquet: 3 rows of split valid, but valid.parquet has"):
+        run_experiment(params)
+    assert not params.checkpoint.exists()
+
+
+def test_data_that_are_replaced_while_they_are_read_are_refused(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load("din", config)
+    real = run_module.MMCTRDataLoader
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        loader = real(*args, **kwargs)
+        write_cluster_dataset(config, seed=7, rows=600)
+        return loader
+
+    monkeypatch.setattr(run_module, "MMCTRDataLoader", replaced)
+    with pytest.raises(DataError, match="dataset clusters: a data file was replaced while it was read; run it again"):
+        run_experiment(params)
+    assert not params.checkpoint.exists()
 
 
 def test_host_models_run_with_resume_too(config: Path) -> None:

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fuxictr_mm.errors import DataError
@@ -63,6 +64,27 @@ def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
         read_weights(path)
 
 
+def test_a_flipped_bit_in_a_safetensors_file_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flipped.safetensors"
+    write_weights({"w": torch.randn(20, 5), "b": torch.ones(3, dtype=torch.bfloat16)}, path, {"format": "pt"})
+    whole = path.read_bytes()
+    weights, refused = read_weights(path), 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        try:
+            found = read_weights(path)
+        except DataError as err:
+            refused += "flipped.safetensors: " in str(err)
+        else:  # in the name of the checksum, or in what the file says of itself
+            assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    assert refused > 0.9 * len(whole)
+
+
+def test_a_foreign_safetensors_file_has_no_checksum(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(3)}, tmp_path / "foreign.safetensors")
+    assert torch.equal(read_weights(tmp_path / "foreign.safetensors")["w"], torch.ones(3))
+
+
 class _Evil:
     def __reduce__(self) -> tuple:
         return (print, ("code has run",))
@@ -102,6 +124,15 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         (lambda w: w.pop("0.bias"), r"parameter '0.bias' \(4,\) is missing"),
         (lambda w: w.update({"7.bias": torch.ones(2)}), r"parameter '7.bias' \(2,\) is unknown to the model"),
         (lambda w: [w.pop("0.bias"), w.pop("0.weight")], r"and 1 more misfits of 9 parameters"),
+        (
+            lambda w: w.update({"0.bias": torch.ones(4).long()}),
+            r"'0.bias' is torch.int64, the model expects torch.float32",
+        ),
+        (lambda w: w.update({"0.bias": torch.ones(4) * 1j}), r"'0.bias' is torch.complex64"),
+        (
+            lambda w: w.update({"0.bias": torch.tensor([1, torch.nan, torch.inf, 0])}),
+            r"'0.bias' has 2 values of 4 that are NaN or inf",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(change: object, sentence: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.models import DIN_SE_MHTA, MultimodalRankModel
-from fuxictr_mm.training.checkpoint import read_file
+from fuxictr_mm.training.checkpoint import read_file, write_file
 from fuxictr_mm.training.progress import Progress, state_file
 from tests.synthetic import MODEL_KWARGS, tiny_challenge_batch, tiny_feature_map
 
@@ -319,6 +319,47 @@ def test_a_truncated_state_is_refused(tmp_path: Path) -> None:
     run.state.write_bytes(run.state.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"tiny.state: not a whole checkpoint"):
         run.go(resume=True)
+
+
+def moments(state: dict[str, Any]) -> dict[str, Any]:
+    return next(one for one in state["optimizer"]["state"].values() if one["exp_avg"].dim() == 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda s: s.pop("rng"), "a training state without 'rng'; delete it to start anew"),
+        (lambda s: s.update(curve="x"), "curve is a str where a list belongs"),
+        # torch's fused Adam would read beyond the end of these, which takes the process down.
+        (lambda s: moments(s).update(exp_avg=torch.zeros(1)), r"exp_avg of parameter \d+ of .* is \(1,\), exp"),
+        (lambda s: moments(s).update(exp_avg_sq=torch.tensor(0.0)), r"exp_avg_sq of parameter \d+ .* is \(\), exp"),
+        (lambda s: moments(s).pop("step"), r"parameter \d+ of its optimizer has \['exp_avg', 'exp_avg_sq'\], expected"),
+        (lambda s: moments(s)["exp_avg"].fill_(torch.nan), "is torch.float32 or not finite"),
+        (lambda s: s["optimizer"]["param_groups"][0]["params"].pop(), "its optimizer has other groups"),
+        (lambda s: s["rng"].update(torch=torch.zeros(3, dtype=torch.uint8)), "does not fit this training"),
+        (lambda s: s["gradients"].update({"no such": torch.ones(1)}), "KeyError: 'no such'"),
+        (lambda s: next(iter(s["model"].values())).fill_(torch.inf), "values of .* that are NaN or inf"),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_fit_is_refused(change: Any, sentence: str, tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    state = read_file(run.state)
+    change(state)
+    write_file(state, run.state)
+    before, generators = content(tmp_path), torch.get_rng_state()
+    with pytest.raises(DataError, match=rf"tiny.state: .*{sentence}"):
+        run.go(resume=True)
+    assert content(tmp_path) == before and torch.equal(torch.get_rng_state(), generators)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "AdamW", "Adagrad", "RMSprop", "SGD", "NAdam", "Adafactor"])
+def test_states_of_other_optimizers_fit(optimizer: str, tmp_path: Path) -> None:
+    if not hasattr(torch.optim, optimizer) and optimizer != "adam":
+        pytest.skip(f"torch {torch.__version__} has no {optimizer}")
+    options = {"optimizer": optimizer}
+    whole = Run(tmp_path / "whole", **options).go()
+    killed(tmp_path / "again", **options)
+    assert_same(Run(tmp_path / "again", **options).go(resume=True), whole)
 
 
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
