@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when libgomp is loaded, with torch
 
-from fuxictr_mm.errors import USER_ERRORS, ConfigError, needs, sentence
+from fuxictr_mm.errors import ConfigError, is_told, needs, sentence
 
 __all__ = ["main", "user_errors"]
 
@@ -37,7 +37,9 @@ def user_errors(command_to_resume: str | None = None) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except USER_ERRORS as err:
+    except Exception as err:
+        if not is_told(err):
+            raise
         with suppress(OSError):  # the log's disk may be what is full
             if logging.root.handlers:  # a sweep's user looks into the log of the run
                 logging.error(sentence(err))

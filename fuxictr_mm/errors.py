@@ -4,7 +4,7 @@ import errno
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["USER_ERRORS", "ConfigError", "DataError", "TrainingInterrupted", "needs", "sentence"]
+__all__ = ["ConfigError", "DataError", "TrainingInterrupted", "is_told", "needs", "sentence"]
 
 
 class DataError(ValueError):
@@ -18,9 +18,6 @@ class ConfigError(ValueError):
 class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM ended a training whose state is saved; ``resume: True`` continues it."""
 
-
-# What is told in a sentence and not in a traceback.
-USER_ERRORS = (ConfigError, DataError, OSError, MemoryError)
 
 _SPACE = "free some space, or name another place"
 _WHAT_TO_DO = {
@@ -40,9 +37,20 @@ _WHAT_TO_DO = {
 }
 
 
+def is_told(err: BaseException) -> bool:
+    """Whether an error is told in a sentence; all others are faults of ours, and told in a traceback."""
+    return isinstance(err, ConfigError | DataError | OSError) or _is_of_memory(err)
+
+
+def _is_of_memory(err: BaseException) -> bool:
+    # torch has no class of its own for a CPU's.
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(err, MemoryError) or (isinstance(err, RuntimeError) and any(word in str(err) for word in words))
+
+
 def sentence(err: BaseException) -> str:
-    """What to tell the user of one of :data:`USER_ERRORS`; of a system error the path and what to do about it."""
-    if isinstance(err, MemoryError):
+    """What to tell the user of an error that :func:`is_told`; of a system error the path and what to do about it."""
+    if _is_of_memory(err):
         what = " ".join(str(err).split())
         return (
             f"memory is used up{f' ({what})' if what else ''}; set stream: True, a smaller batch_size or fewer runs at "

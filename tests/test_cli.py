@@ -42,6 +42,13 @@ def test_memory_that_is_used_up_is_a_sentence(capsys: pytest.CaptureFixture[str]
     err = MemoryError("Unable to allocate\n 3 GiB for an array")
     assert "memory is used up (Unable to allocate 3 GiB for an array); set stream: True" in told(err, capsys)
     assert "memory is used up; set stream: True" in told(MemoryError(), capsys)
+    torchs = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+    assert "memory is used up ([enforce fail" in told(torchs, capsys)
+
+
+def test_a_fault_of_ours_is_no_sentence() -> None:
+    with pytest.raises(RuntimeError, match="of ours"), user_errors():
+        raise RuntimeError("a fault of ours")
 
 
 def test_a_log_that_cannot_be_written_does_not_hide_the_sentence(

@@ -174,7 +174,7 @@ def outputs(config: Path) -> dict[str, bytes]:
     for file in sorted(path for path in config.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".log")):
         content = file.read_bytes()
         if file.name.endswith((".result.json", ".params.json")):
-            content = re.sub(rb'"(seconds|checksum)": [^,\n]*', b"", content)
+            content = re.sub(rb'"(seconds|commit|checksum)": [^,\n]*', b"", content)
         if file.suffix == ".csv":
             content = b"\n".join(line.partition(b"[exp_id]")[2] for line in content.splitlines())
         if file.suffix != ".lock":  # made and kept for good, empty

@@ -80,7 +80,8 @@ def _try_out(model: Any, batch: Any) -> None:
         if not torch.isfinite(model.eval().forward(batch)["y_pred"]).all():
             raise ArithmeticError("its first scores are no finite numbers")
         model.train()
-        if not isinstance(model, MultimodalRankModel) and len(batch) > 1:  # of one row, batch norm has no statistics
+        rows = len(next(iter(batch[0].values())))  # of one, batch norm has no statistics
+        if rows > 1 and not isinstance(model, MultimodalRankModel):
             model.forward(batch)
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])

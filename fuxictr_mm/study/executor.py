@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.errors import USER_ERRORS, sentence
+from fuxictr_mm.errors import is_told, sentence
 from fuxictr_mm.run import finished_result, run_experiment
 from fuxictr_mm.run.results import append_csv
 
@@ -101,12 +101,12 @@ def _attempt(run: Experiment, csv_file: Path | None) -> str:
     """Carry out a run; returns why it failed, in a sentence, or ``""``."""
     try:
         run_experiment(run, csv_file=csv_file)
-    except USER_ERRORS as err:
-        with suppress(OSError):  # the log's disk may be what is full
-            if _has_log(run):
-                logging.error(sentence(err))
-        return sentence(err)
     except Exception as err:  # a fault of one model, or a GPU that is full, is no reason to give up the other runs
+        if is_told(err):
+            with suppress(OSError):  # the log's disk may be what is full
+                if _has_log(run):
+                    logging.error(sentence(err))
+            return sentence(err)
         failure = f"{type(err).__name__}: {err}"
         if not _has_log(run):
             traceback.print_exc()
