@@ -45,7 +45,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Gpu = Annotated[int, Field(ge=-1, le=MOST)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# A learning rate or the spread of first weights: a thousand times what anybody uses, and a typing error beyond.
+# A learning rate, a regularizer or the spread of first weights: a thousand times what anybody uses, and a typing error
+# beyond.
 Rate = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout rate, or a part of the items
@@ -53,11 +54,9 @@ Widths = Annotated[Sequence[Positive], Field(min_length=1)]  # hidden units
 Text = Annotated[str, Field(min_length=1)]
 Activations = Text | Annotated[list[Text], Field(min_length=1)]  # of all hidden layers, or of each
 
-_SIZE = r" *\+?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})? *"
+_SIZE = r" *\+?(\d{1,2}\.?\d*|\.\d+)([eE]-\d{1,2})? *"
 # FuxiCTR's forms: a number for L2, or text.
-Regularizer = (
-    NonNegativeNumber | Annotated[str, Field(pattern=rf"^(l1|l2)\({_SIZE}\)$|^l1_l2\({_SIZE},{_SIZE}\)$")] | None
-)
+Regularizer = Rate | Annotated[str, Field(pattern=rf"^(l1|l2)\({_SIZE}\)$|^l1_l2\({_SIZE},{_SIZE}\)$")] | None
 
 
 def _file_name(name: str) -> str:
