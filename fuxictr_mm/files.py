@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import tempfile
 import time
 import zlib
@@ -23,7 +24,7 @@ from fuxictr_mm.errors import ConfigError, DataError
 
 __all__ = [
     "atomic_write", "check_writable", "checksum", "file_fingerprint", "misfit", "naming", "only_one", "read_json",
-    "read_sealed", "remove_leftovers", "system_error", "write_json", "write_sealed",
+    "read_sealed", "remove_leftovers", "system_error", "temporary_folder", "write_json", "write_sealed",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -46,8 +47,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
-        owner = f"{os.getpid()}@{_HOST}"
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{owner}-", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -113,14 +113,30 @@ def check_writable(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder in :func:`atomic_write`.
+    """Remove what killed processes left in a folder in :func:`atomic_write` and :func:`temporary_folder`.
 
     Files of living processes and of other machines that share the folder stay.
     """
     for temporary in folder.glob(".*.tmp"):
         owner = _OWNER.search(temporary.name)
         if owner and owner["host"] in (None, _HOST) and not _is_alive(int(owner["pid"])):
-            temporary.unlink(missing_ok=True)
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside ``path`` to make content in; it goes at the end, and what killed ones left before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path), suffix=".tmp") as name:
+        yield Path(name)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}@{_HOST}-"
 
 
 def _is_alive(pid: int) -> bool:

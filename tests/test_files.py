@@ -24,6 +24,7 @@ from fuxictr_mm.files import (
     read_json,
     read_sealed,
     remove_leftovers,
+    temporary_folder,
     write_json,
     write_sealed,
 )
@@ -62,6 +63,17 @@ def test_leftovers_of_the_dead_go_and_a_living_writers_file_stays(tmp_path: Path
         remove_leftovers(tmp_path)
         left = {living.name, elsewhere, ".a.model.others.tmp", "a.model"}
         assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_a_temporary_folder_goes_and_so_do_those_of_the_dead(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with temporary_folder(tmp_path / "data") as folder:
+        left = tmp_path / folder.name.replace(str(os.getpid()), dead.stdout.strip())
+        left.mkdir()
+        (left / "half.parquet").touch()
+        with temporary_folder(tmp_path / "other"):
+            assert folder.is_dir() and not left.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:

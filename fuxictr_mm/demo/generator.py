@@ -6,7 +6,6 @@ settings give equal bytes on one machine with one set of library versions.
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from fuxictr_mm.config.keys import MOST
 from fuxictr_mm.demo.world import CANDIDATES, TAG_SLOTS, Impressions, World
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.derive.pca import ModalityPCA
-from fuxictr_mm.files import atomic_write
+from fuxictr_mm.files import atomic_write, temporary_folder
 from fuxictr_mm.forms import numbers
 from fuxictr_mm.parquet import open_parquet
 
@@ -156,10 +155,8 @@ def generate_demo(out_dir: str | Path, settings: DemoSettings = DemoSettings()) 
             f"{out / foreign[0]}: exists and was not generated (there is no {MARKER} beside it); "
             "choose another folder, or move the file away."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     # With more threads a matrix product adds up in another order, and its last bits change.
-    with threadpool_limits(limits=1), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        temporary = Path(name)
+    with threadpool_limits(limits=1), temporary_folder(out) as temporary:
         world = World(
             settings.items,
             seed=settings.seed,
