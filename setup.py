@@ -3,9 +3,26 @@
 fuxictr's wheel installs a top-level namespace package ``model_zoo``: ours must not be installed over it.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+# YAML files that a wheel carries, under fuxictr_mm/shipped/.
+FOLDERS = ("model_zoo/*/config", "dataset_config", "experiments/studies", "experiments/tuner_config")
+
+
+class BuildWithConfigs(build_py):
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            here = Path(__file__).parent
+            for file in (file for folder in FOLDERS for file in here.glob(f"{folder}/*.yaml")):
+                target = Path(self.build_lib) / "fuxictr_mm" / "shipped" / file.relative_to(here)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+
 
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"]
 
@@ -17,6 +34,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["fuxictr-mm = fuxictr_mm.cli:main"]},
     packages=find_packages(include=["fuxictr_mm", "fuxictr_mm.*"]),
     package_data={"fuxictr_mm": ["py.typed", "report/*.jinja"]},
     install_requires=[

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuxictr_mm.cli import user_errors
+from fuxictr_mm.config.places import home
 from fuxictr_mm.config.schema import DatasetSchema
-from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
+from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.features.derive.derivation import derivations_of
 from fuxictr_mm.features.sources import Sources
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="dataset_id of dataset_config/")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="shares of items without a vector")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "hidden", help="folder to write")
+    parser.add_argument("--out", type=Path, default=home() / "data" / "hidden", help="folder to write")
     args = parser.parse_args(argv)
     with user_errors():
         for share in args.shares:

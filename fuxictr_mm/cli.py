@@ -1,4 +1,4 @@
-"""One command with verbs: ``python -m fuxictr_mm VERB``; the scripts of ``experiments/`` call the same.
+"""One command with verbs: ``fuxictr-mm VERB``; ``python -m fuxictr_mm`` and ``experiments/*.py`` call the same.
 
 This module is imported before torch is. By default OpenMP's threads spin while they wait, and then two processes take
 the same cores from each other for whole time slices; waiting passively costs an idle machine little.
@@ -20,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when libgomp is loaded, with torch
 
+from fuxictr_mm.arguments import COMMAND, verb_parser
 from fuxictr_mm.errors import ConfigError, is_told, needs, sentence
 
 __all__ = ["main", "user_errors"]
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: the verb and its arguments; default: those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser("python -m fuxictr_mm", description=__doc__.splitlines()[0], epilog=_verb_list())
+    parser = argparse.ArgumentParser(COMMAND, description=__doc__.splitlines()[0], epilog=_verb_list())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("verb", choices=VERBS, metavar="VERB")
     verb = parser.parse_args(argv[:1]).verb
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> None:
     """Run one experiment, with FuxiCTR's arguments and outputs."""
-    parser = argparse.ArgumentParser("run", description=run.__doc__)
+    parser = verb_parser("run", run.__doc__, "--expid Transformer_DCNv2_MMCTR", "--expid mine --config my_config")
     _add_experiment(parser, expid="Transformer_DCNv2_MMCTR", gpu=True)
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted run; one that has ended is not repeated"
@@ -99,7 +100,7 @@ def run(argv: list[str]) -> None:
 
 def predict(argv: list[str]) -> None:
     """Score a file with a trained experiment: one score per row, in the order of the file."""
-    parser = argparse.ArgumentParser("predict", description=predict.__doc__)
+    parser = verb_parser("predict", predict.__doc__, "--expid Transformer_DCNv2_MMCTR --split test --metrics")
     _add_experiment(parser, expid="Transformer_DCNv2_MMCTR", gpu=True)
     parser.add_argument(
         "--split", default="test", help="train, valid, test, or any parquet file of the same columns (default: test)"
@@ -141,7 +142,7 @@ def predict(argv: list[str]) -> None:
 
 def export(argv: list[str]) -> None:
     """Write a trained experiment's weights (.safetensors) or its network (.onnx)."""
-    parser = argparse.ArgumentParser("export", description=export.__doc__)
+    parser = verb_parser("export", export.__doc__, "--expid DIN_SE_MHTA_demo --to din.onnx")
     _add_experiment(parser)
     parser.add_argument("--to", type=Path, required=True, help="file to write: *.safetensors or *.onnx")
     parser.add_argument("--weights", type=Path, help="file of weights, instead of the experiment's best ones")
@@ -168,12 +169,13 @@ def export(argv: list[str]) -> None:
 
 def inspect(argv: list[str]) -> None:
     """Look a dataset over before training on it; prints the findings, and writes them as JSON and as a plot."""
-    from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
+    from fuxictr_mm.config.places import home
+    from fuxictr_mm.config.yaml_files import load_dataset
 
-    parser = argparse.ArgumentParser("inspect", description=inspect.__doc__)
+    parser = verb_parser("inspect", inspect.__doc__, "--dataset MMCTR_demo")
     parser.add_argument("--dataset", required=True, help="dataset id, e.g. MMCTR_demo (generated if it is not there)")
     parser.add_argument("--config", help="directory with dataset_config.yaml or dataset_config/ (default: ours)")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "inspection", help="folder for the files")
+    parser.add_argument("--out", type=Path, default=home() / "data" / "inspection", help="folder for the files")
     args = parser.parse_args(argv)
     from fuxictr_mm.demo.generator import ensure_demo
     from fuxictr_mm.files import atomic_write
@@ -193,13 +195,11 @@ def inspect(argv: list[str]) -> None:
 
 def demo(argv: list[str]) -> None:
     """Generate MMCTR_demo, or a larger one, e.g. --rows 3600000 --items 91717."""
-    from fuxictr_mm.config.yaml_files import REPOSITORY
+    from fuxictr_mm.config.places import home
     from fuxictr_mm.demo.generator import DemoSettings, generate_demo, summary
 
-    parser = argparse.ArgumentParser(
-        "demo", description=demo.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "MMCTR_demo", help="folder to write")
+    parser = verb_parser("demo", demo.__doc__, "--rows 40000 --out small_demo")
+    parser.add_argument("--out", type=Path, default=home() / "data" / "MMCTR_demo", help="folder to write")
     for field in fields(DemoSettings):
         if field.name == "leaky_levels":
             parser.add_argument("--leaky_levels", action="store_true", help="rows show the clicked item's levels")

@@ -1,0 +1,5 @@
+"""Tests mirror the rooms of the house."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]

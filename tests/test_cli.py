@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_mm.cli import user_errors
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from tests import REPOSITORY
 
 
 def told(err: BaseException, capsys: pytest.CaptureFixture[str]) -> str:

@@ -12,7 +12,7 @@ from fuxictr_mm.compat import host_model_names
 PACKAGE = Path(__file__).resolve().parents[1] / "fuxictr_mm"
 # The storeys of the house, from the ground up. A room knows the storeys below it and, on its own one, only itself.
 STOREYS = (
-    ("errors", "files", "memory", "compat", "forms", "parquet"),
+    ("errors", "arguments", "files", "memory", "compat", "forms", "parquet"),
     ("config",),
     ("batch",),
     ("features", "layers"),
@@ -29,7 +29,7 @@ STOREYS = (
 GROUND = {"files": {"errors"}, "compat": {"errors"}, "forms": {"errors"}, "parquet": {"errors", "files"}}
 LEVELS = {room: level for level, rooms in enumerate(STOREYS) for room in rooms}
 # What must not be loaded where numbers are all that is wanted.
-WITHOUT_TORCH = ("errors", "files", "memory", "forms", "parquet", "config", "features", "inspect", "demo")
+WITHOUT_TORCH = ("errors", "arguments", "files", "memory", "forms", "parquet", "config", "features", "inspect", "demo")
 ROOMS = sorted({p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()} - {"__init__", "__pycache__"})
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuxictr_mm import Ranker
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
+from tests import REPOSITORY
 
 
 def write_logs(folder: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from fuxictr_mm.config.keys import KEYS, check_value, nearest
+from fuxictr_mm.config.places import CHECKOUT, SHIPPED, home
 from fuxictr_mm.errors import ConfigError
 
-__all__ = ["REPOSITORY", "absolute_paths", "load_dataset", "load_experiment", "read_yaml"]
+__all__ = ["absolute_paths", "load_dataset", "load_experiment", "read_yaml"]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MOST_NODES = 100_000  # values of a file; the largest sweeps have a few thousand
 
 
@@ -25,14 +25,14 @@ def load_experiment(
     Args:
         expid: a key of a ``model_config.yaml``.
         config_dir: a FuxiCTR config directory (``model_config.yaml`` or ``model_config/*.yaml``, and likewise
-            ``dataset_config``). Default: ``model_zoo/*/config`` and ``dataset_config/`` of this repository.
+            ``dataset_config``). Default: our own, ``model_zoo/*/config`` and ``dataset_config/``.
         dataset_id: overrides the experiment's ``dataset_id``.
 
     Raises:
         ConfigError: unknown directory, expid or dataset, with the nearest names that exist.
     """
     if config_dir is None:
-        directories = sorted((REPOSITORY / "model_zoo").glob("*/config"))
+        directories = sorted((SHIPPED / "model_zoo").glob("*/config"))
     else:
         directories = [_existing_directory(config_dir)]
     found = {name: directory for directory in directories for name in _blocks(directory, "model_config")}
@@ -57,10 +57,10 @@ def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[
         ConfigError: unknown dataset id, or an environment variable that the YAML names is not set.
     """
     check_value("key 'dataset_id'", KEYS["dataset_id"].type, dataset_id)
-    directory = REPOSITORY if config_dir is None else _existing_directory(config_dir)
+    directory = SHIPPED if config_dir is None else _existing_directory(config_dir)
     known = _blocks(directory, "dataset_config")
     if not known:
-        directory, known = REPOSITORY, _blocks(REPOSITORY, "dataset_config")
+        directory, known = SHIPPED, _blocks(SHIPPED, "dataset_config")
     if dataset_id not in known:
         raise ConfigError(
             f"dataset_id {dataset_id}: not described in {_places([directory])}; {nearest(dataset_id, known)}."
@@ -71,9 +71,9 @@ def load_dataset(dataset_id: str, config_dir: str | Path | None = None) -> dict[
 
 
 def absolute_paths(params: Mapping[str, Any], config_dir: str | Path | None) -> dict[str, Any]:
-    """Relative paths start at the repository, or at the config directory if that lies outside it."""
-    base = REPOSITORY
-    if config_dir is not None and not Path(config_dir).resolve().is_relative_to(REPOSITORY):
+    """Relative paths start at the config directory; those of our own files at the repository or current folder."""
+    base = home()
+    if config_dir is not None and not (CHECKOUT and Path(config_dir).resolve().is_relative_to(CHECKOUT)):
         base = Path(config_dir).resolve()
     resolved = dict(params)
     for key, value in params.items():
@@ -214,4 +214,4 @@ def _check_own_name(file: Path, name: str, key: str, content: Any) -> None:
 
 
 def _places(directories: list[Path]) -> str:
-    return ", ".join(str(directory) for directory in directories) or str(REPOSITORY)
+    return ", ".join(str(directory) for directory in directories) or str(SHIPPED)

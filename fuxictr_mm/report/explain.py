@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fuxictr_mm.arguments import verb_parser
 from fuxictr_mm.batch import RaggedBatch
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.config.places import of_results
 from fuxictr_mm.data.rows import Rows, read_rows
 from fuxictr_mm.errors import ConfigError, DataError, needs
 from fuxictr_mm.files import atomic_write
@@ -231,7 +232,7 @@ def explain(args: argparse.Namespace, command: str) -> None:
     for name in ("sample", "batches"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1 is expected.")
-    out = args.out or REPOSITORY / "experiments" / "results" / f"attention_{args.expid}.json"
+    out = args.out or of_results() / f"attention_{args.expid}.json"
     if out.suffix != ".json":
         raise ConfigError(f"--out {out}: a .json file is expected; the figure is written beside it as .png.")
     expids = list(dict.fromkeys([args.expid, *([args.compare] if args.compare else [])]))
@@ -264,9 +265,7 @@ def explain(args: argparse.Namespace, command: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The verb ``explain``."""
-    parser = argparse.ArgumentParser(
-        "explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("explain", __doc__, "--expid Transformer_DCNv2_MMCTR --sample 2")
     parser.add_argument("--expid", required=True, help="a trained experiment")
     parser.add_argument("--compare", metavar="EXPID", help="a second one, trained on the same data")
     parser.add_argument("--config", help="FuxiCTR config directory; default: this repository's own")

@@ -6,7 +6,6 @@ explain.py, benchmarks, other Markdown tables, and ``*.result.json`` of single r
 line on the page and on stderr.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -16,14 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.arguments import verb_parser
+from fuxictr_mm.config.places import CHECKOUT, of_results
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.report.read import read_folder
 from fuxictr_mm.report.sections import section
 from fuxictr_mm.report.view import Section
 
-HERE = REPOSITORY / "experiments"
-FOLDERS = (HERE / "results", HERE / "benchmarks" / "results")
 KINDS = {
     "study": "Studies",
     "attention": "Attention",
@@ -72,11 +70,10 @@ def inline(text: str) -> Markup:
 
 def main(argv: list[str] | None = None) -> None:
     """The verb ``report``."""
-    parser = argparse.ArgumentParser(
-        "report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="*", type=Path, default=FOLDERS, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "report.html")
+    parser = verb_parser("report", __doc__, "", "checkpoints/MMCTR_demo --out report.html")
+    folders = [of_results(), *([of_results().parent / "benchmarks" / "results"] if CHECKOUT else [])]
+    parser.add_argument("folders", nargs="*", type=Path, default=folders, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=of_results() / "report.html")
     args = parser.parse_args(argv)
     sections: list[Section] = []
     problems: list[str] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.config.places import home
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import read_json
 from fuxictr_mm.report.records import About, Benchmark, Document, Explanation, Found
@@ -81,9 +81,9 @@ def _read_text(file: Path) -> str:
 
 
 def _shown(file: Path) -> str:
-    """The path within the repository, or as it is outside."""
+    """The path within the repository or the current folder, or as it is outside."""
     file = file.resolve()
-    return str(file.relative_to(REPOSITORY)) if file.is_relative_to(REPOSITORY) else str(file)
+    return str(file.relative_to(home())) if file.is_relative_to(home()) else str(file)
 
 
 def _written(file: Path) -> str:

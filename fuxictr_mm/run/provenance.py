@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import torch
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from fuxictr_mm.config.places import CHECKOUT
 
 __all__ = ["current_commit", "machine"]
 
@@ -18,11 +18,11 @@ def current_commit() -> str:
     A package that was installed from a wheel may lie inside another project's repository, whose commit says nothing.
     """
     installed = f"version {version('fuxictr_mm')}"
-    if not ((REPOSITORY / ".git").exists() and (REPOSITORY / "setup.py").is_file()):
+    if CHECKOUT is None or not (CHECKOUT / ".git").exists():
         return installed
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
-        run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        run = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return installed
     return run.stdout.strip()

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from fuxictr_mm.arguments import verb_parser
 from fuxictr_mm.config.keys import FileName, check_value
 from fuxictr_mm.run import resolve_experiment
 from fuxictr_mm.run.provenance import machine
@@ -21,7 +22,7 @@ __all__ = ["add_arguments", "main", "origin"]
 
 def main(argv: list[str]) -> None:
     """Carry out the verb ``seeds``."""
-    parser = argparse.ArgumentParser("seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser("seeds", __doc__, "--expid DIN_SE_MHTA_demo Transformer_DCNv2_demo --seeds 1 2 --name both")
     parser.add_argument("--expid", nargs="+", required=True, help="experiments; the first one is the reference")
     parser.add_argument("--name", required=True, help="name of the files in --out")
     add_arguments(parser)

@@ -7,7 +7,6 @@ same parameters is not repeated and one that was interrupted continues, so the s
 ``--gpu -1 -1`` two on the CPU. fuxictr_mm/study/variants.py says how a study is written.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from fuxictr_mm.arguments import verb_parser
 from fuxictr_mm.config.keys import nearest
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.run.provenance import machine
@@ -31,7 +31,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> None:
     """Carry out the verb ``study``."""
-    parser = argparse.ArgumentParser("study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser("study", __doc__, "--list", "--study components_din_se_mhta --dataset MMCTR_demo --seeds 1")
     parser.add_argument("--study", default=None, help="name of a YAML in experiments/studies/, or its path")
     parser.add_argument("--variants", nargs="+", default=None, help="train these only; default: all")
     parser.add_argument("--list", action="store_true", help="print the studies and their variants, and train nothing")

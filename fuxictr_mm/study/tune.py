@@ -6,7 +6,6 @@ finished experiments are skipped, half-finished ones go on. ``--summary`` runs n
 the generated configs and ``summary.{md,csv,png}``, written again after every run.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 from fuxictr.utils import Monitor
 
+from fuxictr_mm.arguments import verb_parser
 from fuxictr_mm.errors import ConfigError, needs
 from fuxictr_mm.files import only_one
 from fuxictr_mm.run import Result, check_runs, finished_result, resolve_experiment
@@ -29,7 +29,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> None:
     """Carry out the verb ``tune``."""
-    parser = argparse.ArgumentParser("tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser("tune", __doc__, "--config sweep.yaml --gpu -1 -1", "--config sweep.yaml --summary")
     parser.add_argument("--config", required=True, help="tuner YAML")
     parser.add_argument("--tag", default=None, help="run only experiments whose id contains this")
     parser.add_argument("--gpu", nargs="+", type=int, default=[-1], help="one worker per number; -1 is the CPU")

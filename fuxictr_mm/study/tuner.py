@@ -17,7 +17,8 @@ import yaml
 
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import KEYS, FileName, Text, check_value, nearest
-from fuxictr_mm.config.yaml_files import REPOSITORY, read_yaml
+from fuxictr_mm.config.places import CHECKOUT
+from fuxictr_mm.config.yaml_files import read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.files import atomic_write
 from fuxictr_mm.study.runs import Variant
@@ -84,7 +85,7 @@ def read_tuner(path: str | Path) -> Tuner:
     for key, kind in TUNER_KEYS.items():
         check_value(f"{file}: key {key!r}", kind, content.get(key))
     config = content.get("base_config")
-    base = REPOSITORY if file.is_relative_to(REPOSITORY) else file.parent
+    base = CHECKOUT if CHECKOUT and file.is_relative_to(CHECKOUT) else file.parent
     return Tuner(
         file=file,
         base_expid=content["base_expid"],

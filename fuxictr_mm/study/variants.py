@@ -25,7 +25,8 @@ from typing import Any
 
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.config.keys import FileName, Text, check_value, nearest
-from fuxictr_mm.config.yaml_files import REPOSITORY, read_yaml
+from fuxictr_mm.config.places import SHIPPED
+from fuxictr_mm.config.yaml_files import read_yaml
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.run.run import resolve_experiment
 from fuxictr_mm.study.runs import Variant
@@ -33,7 +34,7 @@ from fuxictr_mm.study.vary import vary
 
 __all__ = ["Study", "list_studies", "read_study", "study_variants"]
 
-STUDIES = REPOSITORY / "experiments" / "studies"
+STUDIES = SHIPPED / "experiments" / "studies"
 SECTIONS = {
     "base": "LFM2k: {expid: DIN_SE_MHTA_LFM2k}",
     "variants": "full: {}",

@@ -14,9 +14,10 @@ from fuxictr_mm.cli import user_errors
 from fuxictr_mm.compat import host_model_names
 from fuxictr_mm.config.experiment import Experiment, identity
 from fuxictr_mm.config.keys import KEYS
-from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset, load_experiment
+from fuxictr_mm.config.yaml_files import load_dataset, load_experiment
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models.registry import register
+from tests import REPOSITORY
 
 
 def shipped(**changes: Any) -> Experiment:

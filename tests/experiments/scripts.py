@@ -4,7 +4,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from tests import REPOSITORY
 
 __all__ = ["load_script"]
 

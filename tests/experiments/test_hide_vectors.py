@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from tests import REPOSITORY
 from tests.experiments.scripts import load_script
 from tests.synthetic import write_cluster_dataset
 

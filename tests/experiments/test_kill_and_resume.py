@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from tests import REPOSITORY
 
 
 @pytest.mark.slow

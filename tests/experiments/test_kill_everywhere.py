@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from tests import REPOSITORY
 from tests.experiments.scripts import load_script
 
 

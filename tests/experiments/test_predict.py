@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from fuxictr_mm import cli
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.run import resolve_experiment, run_experiment
+from tests import REPOSITORY
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 

@@ -13,12 +13,12 @@ import yaml
 
 from fuxictr_mm.cli import main
 from fuxictr_mm.config.experiment import Experiment
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.features.columns import ItemColumn
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run.run import Result
 from fuxictr_mm.study import tune as verb
 from fuxictr_mm.study.tuner import read_tuner, tuner_variants
+from tests import REPOSITORY
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError
+from tests import REPOSITORY
 from tests.experiments.scripts import load_script
 
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from fuxictr_mm import MMCTRDataLoader, cli
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.report.records import Explanation
 from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
+from tests import REPOSITORY
 from tests.run.test_run import BASE, EXPERIMENTS
 from tests.synthetic import write_cluster_dataset
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_mm import cli
-from fuxictr_mm.config.yaml_files import REPOSITORY
+from tests import REPOSITORY
 from tests.report.pages import (
     SEEDS_CSV,
     Page,

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import only_one
 from fuxictr_mm.run import Experiment, check_runs, run_experiment
+from tests import REPOSITORY
 from tests.run.test_resume import config  # noqa: F401
 from tests.run.test_run import load
 

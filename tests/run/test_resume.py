@@ -18,12 +18,12 @@ import pytest
 import torch
 import yaml
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.data.loader import MMCTRDataLoader
 from fuxictr_mm.errors import ConfigError, DataError, TrainingInterrupted
 from fuxictr_mm.run import Experiment, Trained, run_experiment
 from fuxictr_mm.run import run as run_module
 from fuxictr_mm.training.checkpoint import read_weights, write_weights
+from tests import REPOSITORY
 from tests.run.test_run import BASE, EXPERIMENTS, load
 from tests.synthetic import write_cluster_dataset
 

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from fuxictr_mm.compat import host_model_names
-from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
+from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.run import Experiment, Trained, finished_result, resolve_experiment, run_experiment
 from fuxictr_mm.run import run as runner
 from fuxictr_mm.serve.prediction import predict_file
+from tests import REPOSITORY
 from tests.synthetic import RUN_PARAMS, write_cluster_dataset
 
 BASE: dict[str, Any] = {**RUN_PARAMS, "model_root": "checkpoints", "seed": 1, "epochs": 8}

@@ -12,12 +12,13 @@ import yaml
 
 from fuxictr_mm.compat import host_model_names
 from fuxictr_mm.config.schema import DatasetSchema
-from fuxictr_mm.config.yaml_files import REPOSITORY, load_dataset
+from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.demo.generator import DemoSettings, generate_demo
 from fuxictr_mm.features.derive.derivation import derivations_of
 from fuxictr_mm.models.registry import register
 from fuxictr_mm.run import Experiment, Trained, run_experiment
 from fuxictr_mm.serve.prediction import predict_file
+from tests import REPOSITORY
 from tests.conftest import REAL_DATA_VARIABLE
 
 ITEMS, ROWS = 60, 160

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from fuxictr_mm.batch import MultimodalBatch
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import ConfigError
 from fuxictr_mm.models import MultimodalRankModel
 from fuxictr_mm.serve import export
 from fuxictr_mm.serve.export import check_target, export_onnx, export_safetensors
 from fuxictr_mm.serve.onnx_graph import Column
 from fuxictr_mm.training.checkpoint import load_weights
+from tests import REPOSITORY
 from tests.models.zoo import MODELS as REGISTERED
 from tests.models.zoo import build
 from tests.synthetic import N_ITEMS, tiny_challenge_batch, tiny_feature_map, tiny_item_table

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_mm.config.yaml_files import REPOSITORY
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.study.records import StudyRecord
+from tests import REPOSITORY
 
 FILES = sorted((REPOSITORY / "experiments" / "results").glob("*.json"))
 
