@@ -236,6 +236,7 @@ def _of(module: str, extra: str = "", *needed: str) -> Callable[[list[str]], Non
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
+    "prepare": _of("prepare.verb"),
     "seeds": _of("study.seeds"),
     "study": _of("study.study"),
     "tune": _of("study.tune"),

@@ -15,7 +15,7 @@ STOREYS = (
     ("errors", "arguments", "files", "memory", "compat", "forms", "parquet"),
     ("config",),
     ("batch",),
-    ("features", "layers"),
+    ("features", "layers", "prepare"),
     ("training",),
     ("models", "data", "demo"),
     ("run",),
@@ -29,7 +29,19 @@ STOREYS = (
 GROUND = {"files": {"errors"}, "compat": {"errors"}, "forms": {"errors"}, "parquet": {"errors", "files"}}
 LEVELS = {room: level for level, rooms in enumerate(STOREYS) for room in rooms}
 # What must not be loaded where numbers are all that is wanted.
-WITHOUT_TORCH = ("errors", "arguments", "files", "memory", "forms", "parquet", "config", "features", "inspect", "demo")
+WITHOUT_TORCH = (
+    "errors",
+    "arguments",
+    "files",
+    "memory",
+    "forms",
+    "parquet",
+    "config",
+    "features",
+    "inspect",
+    "demo",
+    "prepare",
+)
 ROOMS = sorted({p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()} - {"__init__", "__pycache__"})
 
 

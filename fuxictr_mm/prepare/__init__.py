@@ -1,0 +1,1 @@
+"""From a log of clicks and a table of items to files of the data contract."""
