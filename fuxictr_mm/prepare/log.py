@@ -138,7 +138,7 @@ def _times(values: pl.Series) -> np.ndarray:
     if kind == pl.String:
         found = values.cast(pl.Float64, strict=False)
         if found.null_count():
-            found = values.str.to_datetime(strict=False, time_unit="us").dt.replace_time_zone(None)
+            found = _dates(values)
         found = found.cast(pl.Int64) if found.dtype != pl.Float64 else found
     elif kind.is_temporal() and kind != pl.Time:
         found = values.cast(pl.Datetime("us")).cast(pl.Int64)
@@ -153,6 +153,13 @@ def _times(values: pl.Series) -> np.ndarray:
     return found.to_numpy()
 
 
+def _dates(text: pl.Series) -> pl.Series:
+    try:
+        return text.str.to_datetime(strict=False, time_unit="us").dt.replace_time_zone(None)
+    except pl.exceptions.ComputeError:  # it looks like no date at all
+        return pl.Series(text.name, [None] * len(text), pl.Datetime("us"))
+
+
 def _labels(frame: pl.DataFrame, label: str | None, rating: str | None, positive: float) -> np.ndarray:
     name = label or rating
     if name is None:
@@ -165,7 +172,5 @@ def _labels(frame: pl.DataFrame, label: str | None, rating: str | None, positive
         return (values >= positive).cast(pl.UInt8).to_numpy()
     if not values.is_in([0.0, 1.0]).all():
         found = values.unique().sort()[:5].to_list()
-        raise DataError(
-            f"column {name!r}: labels are 0 and 1, found {found}; ratings are given as such, with 'positive'."
-        )
+        raise DataError(f"column {name!r}: labels are 0 and 1, found {found}; give ratings as such, with 'positive'.")
     return values.cast(pl.UInt8).to_numpy()

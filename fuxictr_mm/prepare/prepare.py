@@ -1,8 +1,6 @@
 """A log and items to a data set that trains: numbered ids, histories as of each row, splits, negatives, YAML."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.config.keys import FileName, NonNegative, NonNegativeNumber, Positive, check_arguments, check_value
 from fuxictr_mm.errors import ConfigError
+from fuxictr_mm.files import temporary_folder
 from fuxictr_mm.prepare.catalogue import Catalogue
 from fuxictr_mm.prepare.columns import Encoded
 from fuxictr_mm.prepare.log import Ids, Log
@@ -146,18 +145,18 @@ def prepare(
         contexts = rows.contexts({column for column in read if column is not None})
         features = catalogue.features(rows.training_clicks if popularity else None)
         now("write")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            made = Path(folder) / "made"
+        with temporary_folder(out) as folder:
+            made = folder / "made"
             (made / "config").mkdir(parents=True)
             rows.write(made, contexts, max_len, sessions)
             catalogue.write(made / "items.parquet", features)
             users.write(made / "user_ids.parquet", "user_id")
             catalogue.ids.write(made / "item_ids.parquet", "item_id")
-            _write_yaml(made / "config", name, contexts, features, len(users.originals), max_len)
+            counted = len(users.originals), len(catalogue.ids.originals)
+            _write_yaml(made / "config", name, contexts, features, counted, max_len)
             of_columns = [one.note for one in (*contexts, *features) if one.note]
             found = Prepared(
-                out, name, len(users.originals), len(catalogue.ids.originals),
+                out, name, *counted,
                 {one: int((rows.split == at).sum()) for at, one in enumerate(SPLITS)},
                 {one: float(rows.label[rows.split == at].mean()) for at, one in enumerate(SPLITS)},
                 [*log.notes, *catalogue.notes, *rows.notes, *of_columns],
@@ -167,7 +166,7 @@ def prepare(
             (made / MARKER).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             now("put in place")
             if out.exists():
-                shutil.move(out, Path(folder) / "before")
+                out.rename(folder / "before")
             made.rename(out)
         now("done")
     return found
@@ -187,7 +186,12 @@ def _check(
 
 
 def _write_yaml(
-    folder: Path, name: str, contexts: Sequence[Encoded], features: Sequence[Encoded], n_users: int, max_len: int
+    folder: Path,
+    name: str,
+    contexts: Sequence[Encoded],
+    features: Sequence[Encoded],
+    counted: tuple[int, int],
+    max_len: int,
 ) -> None:
     """``dataset_config.yaml`` and ``model_config.yaml`` with the options to begin with."""
     specs = [one.spec for one in features if one.spec is not None]
@@ -202,7 +206,8 @@ def _write_yaml(
         columns.append({"name": "item_emb", "type": "embedding", "embedding_dim": 32, **of_vectors})
         columns.append({"name": "item_vectors", "type": "meta", **of_vectors, "pca_whiten": 0.5})
         similarity.append("item_vectors")
-    if n_users >= LEAST_USERS:
+    # Own clicks need more users and items than they are wide, also without the users of two folds of five.
+    if counted[0] >= LEAST_USERS and counted[1] >= 4:
         peers: dict[str, Any] = {
             "name": "item_peers",
             "active": True,
@@ -210,7 +215,7 @@ def _write_yaml(
             "type": "meta",
             "source": "item",
         }
-        columns.append({**peers, "pca_whiten": True, "clicks": 64})
+        columns.append({**peers, "pca_whiten": True, "clicks": min(64, min(counted) // 2)})
         similarity.append("item_peers")
     dataset = {
         "data_root": "../processed", "data_format": "parquet", "rebuild_dataset": False,
@@ -220,9 +225,9 @@ def _write_yaml(
     }  # fmt: skip
     base = {
         "model_root": "../checkpoints", "dataset_id": name, "verbose": 1, "seed": 1,
-        "metrics": ["AUC", "logloss", "gAUC"], "monitor": "AUC", "monitor_mode": "max", "early_stop_patience": 2, "loss": "binary_crossentropy",
-        "optimizer": "adam", "embedding_dim": 16, "max_len": max_len, "net_dropout": 0.1, "learning_rate": 1.0e-3,
-        "lr_schedule": "linear", "batch_size": 512, "epochs": 3,
+        "metrics": ["AUC", "logloss", "gAUC"], "monitor": "AUC", "monitor_mode": "max", "early_stop_patience": 2,
+        "loss": "binary_crossentropy", "optimizer": "adam", "embedding_dim": 16, "max_len": max_len,
+        "net_dropout": 0.1, "learning_rate": 1.0e-3, "lr_schedule": "linear", "batch_size": 512, "epochs": 3,
     }  # fmt: skip
     if similarity:
         base |= {"similarity": similarity, "id_dropout": 0.1}

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fuxictr_mm.errors import DataError
+from fuxictr_mm.files import system_error
 from fuxictr_mm.parquet import open_parquet, parts_of
 
 __all__ = ["read_table"]
@@ -112,6 +113,8 @@ def _first_line(path: Path) -> str:
             return str(stream.readline())
     except UnicodeDecodeError as err:
         raise DataError(f"{path}: is no UTF-8 text ({err.reason} at byte {err.start}); convert it.") from err
+    except OSError as err:
+        raise system_error(err, path) or DataError(f"{path}: cannot be read ({err}).") from err
 
 
 def _recbole(frame: pl.DataFrame, path: Path) -> pl.DataFrame:

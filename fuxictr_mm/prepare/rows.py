@@ -65,7 +65,7 @@ class Rows:
             in_test[
                 np.random.default_rng(seed + 1).permutation(numbers)[: round(len(numbers) * test / (valid + test))]
             ] = True
-            self.split = (cold[self.item] + in_test[self.item]).astype(np.int8)
+            self.split = cold[self.item].astype(np.int8) + in_test[self.item]
             self._held_out = cold
             # What training must not see, its histories must not show.
             seen = ~cold[self._clicked[1]]
@@ -111,12 +111,12 @@ class Rows:
             labels = np.unique(self.label[self.split == at])
             if not len(labels):
                 raise DataError(
-                    f"{name} would have no rows of {len(self.split):,}; choose another split or larger shares."
+                    f"{name} would have none of {len(self.split):,} rows; choose another split or larger shares."
                 )
             if len(labels) == 1:
                 raise DataError(
-                    f"{name} would have label {labels[0]} only; a log of clicks needs negatives (--negatives 4), one of "
-                    "ratings another --positive."
+                    f"{name} would have label {labels[0]} only; a log of clicks needs negatives (--negatives 4), one "
+                    "of ratings another --positive."
                 )
 
     @property
