@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.prepare.columns import Encoded, context_column
-from fuxictr_mm.prepare.histories import Clicks, cold_items, last_of_users, negatives, session_starts, split_by_time
+from fuxictr_mm.prepare.histories import (
+    Clicks,
+    cold_items,
+    last_of_users,
+    negatives,
+    pairs,
+    session_starts,
+    split_by_time,
+)
 from fuxictr_mm.prepare.log import Ids, Log
 
 __all__ = ["SPLITS", "Rows"]
@@ -76,6 +84,7 @@ class Rows:
     def add_negatives(self, count: int, power: float, seed: int) -> None:
         """Add ``count`` rows of label 0 to every click, at its time, with its context and history."""
         rows, items = [], []
+        known = pairs(*self._clicked, self.n_items)
         clicks = np.flatnonzero(self.label == 1)
         for at in range(len(SPLITS)):
             of_split = clicks[self.split[clicks] == at]
@@ -86,7 +95,7 @@ class Rows:
             until = clicks[self.split[clicks] == at] if self._held_out.any() else clicks[self.split[clicks] <= at]
             weights = np.bincount(self.item[until], minlength=self.n_items + 1).astype(np.float64) ** power
             weights[np.bincount(self.item[until], minlength=self.n_items + 1) == 0] = 0
-            row, item = negatives(self.user[of_split], self._clicked, weights, count, seed + at)
+            row, item = negatives(self.user[of_split], known, weights, count, seed + at)
             rows.append(of_split[row])
             items.append(item)
         row = np.concatenate(rows)

@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from fuxictr_mm.config.yaml_files import load_dataset
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.inspect.inspection import inspect_dataset
-from fuxictr_mm.prepare.histories import Clicks, cold_items, last_of_users, negatives, session_starts, split_by_time
+from fuxictr_mm.prepare.histories import (
+    Clicks,
+    cold_items,
+    last_of_users,
+    negatives,
+    pairs,
+    session_starts,
+    split_by_time,
+)
 from fuxictr_mm.prepare.prepare import prepare
 from fuxictr_mm.prepare.verb import main
 from fuxictr_mm.run import resolve_experiment, run_experiment
@@ -160,15 +168,17 @@ def test_held_out_items_are_unseen_in_training(tmp_path: Path) -> None:
 def test_negatives_follow_popularity_and_the_seed(tmp_path: Path) -> None:
     user = np.repeat(np.arange(1, 2001), 5)
     weights = np.array([0.0, 8, 4, 2, 1, 0])
-    row, item = negatives(user, (np.array([1, 2]), np.array([1, 1])), weights, 4, seed=3)
+    row, item = negatives(user, pairs(np.array([1, 2]), np.array([1, 1]), 5), weights, 4, seed=3)
     assert np.bincount(row, minlength=len(user)).min() == 4 and not set(item) - {1, 2, 3, 4}
     assert not ((user[row] <= 2) & (item == 1)).any()
     shares = np.bincount(item[user[row] > 2], minlength=6)[1:5] / (user[row] > 2).sum()
     np.testing.assert_allclose(shares, [8 / 15, 4 / 15, 2 / 15, 1 / 15], atol=0.01)
-    again = negatives(user, (np.array([1, 2]), np.array([1, 1])), weights, 4, seed=3)
-    assert (again[1] == item).all() and (negatives(user, (user, user), weights, 4, seed=4)[1] != item).any()
+    again = negatives(user, pairs(np.array([1, 2]), np.array([1, 1]), 5), weights, 4, seed=3)
+    assert (again[1] == item).all() and (
+        negatives(user, pairs(np.array([1]), np.array([1]), 5), weights, 4, seed=4)[1] != item
+    ).any()
     # Who has clicked everything gets none.
-    row, _ = negatives(np.array([7, 8]), (np.full(4, 7), np.arange(1, 5)), weights, 2, seed=1)
+    row, _ = negatives(np.array([7, 8]), pairs(np.full(4, 7), np.arange(1, 5), 5), weights, 2, seed=1)
     assert row.tolist() == [1, 1]
     assert cold_items(50, 0.2, 1).sum() == 10 and not cold_items(50, 0.2, 1)[0]
 
