@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def run(argv: list[str]) -> None:
     print("\n" + result.to_table())
     print(f"checkpoint: {result.checkpoint}\nlog:        {result.checkpoint.with_suffix('.log')}")
     print(f"results:    {(args.csv_dir / name).resolve()}.csv")
+    if result.curve and find_spec("matplotlib"):
+        from fuxictr_mm.study.plots import plot_training
+
+        picture = result.checkpoint.with_suffix(".png")
+        plot_training(result, picture)
+        print(f"curve:      {picture}")
 
 
 def predict(argv: list[str]) -> None:
@@ -177,13 +184,13 @@ def inspect(argv: list[str]) -> None:
     parser.add_argument("--config", help="directory with dataset_config.yaml or dataset_config/ (default: ours)")
     parser.add_argument("--out", type=Path, default=home() / "data" / "inspection", help="folder for the files")
     args = parser.parse_args(argv)
-    from fuxictr_mm.demo.generator import ensure_demo
+    from fuxictr_mm.demo.generator import DEMOS, ensure_demo
     from fuxictr_mm.files import atomic_write
     from fuxictr_mm.inspect.inspection import inspect_dataset
 
     params = load_dataset(args.dataset, args.config)
-    if args.dataset == "MMCTR_demo":
-        ensure_demo(Path(params["train_data"]).parent)
+    if args.dataset in DEMOS:
+        ensure_demo(Path(params["train_data"]).parent, DEMOS[args.dataset])
     findings = inspect_dataset(params)
     print(findings.to_table(), flush=True)
     record, picture = args.out / f"{args.dataset}.json", args.out / f"{args.dataset}.png"

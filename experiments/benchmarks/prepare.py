@@ -1,7 +1,7 @@
 """From a log of clicks to a data set: seconds and memory of ``prepare``, from 0.1 M to 10 M interactions.
 
-``python benchmarks/prepare.py`` writes logs with text ids (ten interactions per user, popularity as 1/rank), and prepares
-each in a process of its own: from a parquet file with the default split, and with one negative per click.
+``python benchmarks/prepare.py`` writes logs with text ids (ten interactions per user, popularity as 1/rank), and
+prepares each in a process of its own: from a parquet file with the default split, and with one negative per click.
 """
 
 import argparse

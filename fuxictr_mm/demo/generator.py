@@ -28,7 +28,7 @@ from fuxictr_mm.files import atomic_write, temporary_folder
 from fuxictr_mm.forms import numbers
 from fuxictr_mm.parquet import open_parquet
 
-__all__ = ["DemoSettings", "best_auc", "ensure_demo", "generate_demo", "summary"]
+__all__ = ["DEMOS", "DemoSettings", "best_auc", "ensure_demo", "generate_demo", "summary"]
 
 # Raise it whenever the same settings give other bytes: ensure_demo then makes the files anew.
 FORMAT = 2
@@ -134,6 +134,16 @@ class DemoSettings:
     @property
     def impressions(self) -> int:
         return sum(_impressions(rows) for rows in self.splits.values())
+
+
+# Dataset id -> what it is made from. The first stands in for the challenge's files in the main job, so it is small; the
+# second is what the repository's results are from.
+DEMOS = {
+    "MMCTR_quick": DemoSettings(
+        items=200, rows=90_000, valid_rows=8_000, test_rows=12_000, text_width=48, image_width=64
+    ),
+    "MMCTR_demo": DemoSettings(),
+}
 
 
 def generate_demo(out_dir: str | Path, settings: DemoSettings = DemoSettings()) -> None:

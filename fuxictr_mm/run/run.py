@@ -19,7 +19,7 @@ from fuxictr.utils import print_to_json
 from fuxictr_mm.config.code import check_feature_map
 from fuxictr_mm.config.experiment import Experiment
 from fuxictr_mm.data.loader import MMCTRDataLoader
-from fuxictr_mm.demo.generator import best_auc, ensure_demo
+from fuxictr_mm.demo.generator import DEMOS, best_auc, ensure_demo
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.features.processor import MultimodalFeatureProcessor
 from fuxictr_mm.files import check_writable, only_one, remove_leftovers
@@ -38,7 +38,7 @@ from fuxictr_mm.training.progress import state_file
 __all__ = ["build_features", "read_feature_map", "resolve_experiment", "run_experiment", "warn_without_gpu"]
 
 CHALLENGE = "MicroLens_1M_x1"
-STAND_IN = "MMCTR_demo"
+STAND_IN, OF_STAND_IN = "MMCTR_quick", "quick"
 CHALLENGE_SOURCE = "the WWW 2025 MMCTR challenge's page on Hugging Face, dataset reczoo/MicroLens_1M_MMCTR"
 
 
@@ -50,7 +50,7 @@ def resolve_experiment(
     model_zoo: ModuleType | None = None,
     **changes: Any,
 ) -> Experiment:
-    """Load an experiment; without the challenge's files, ``<model>_MMCTR`` becomes ``<model>_demo`` on generated data.
+    """Load an experiment; without the challenge's files, ``<model>_MMCTR`` becomes ``<model>_quick`` on generated data.
 
     Args:
         expid, config_dir, dataset_id, model_zoo, changes: see :meth:`Experiment.load`.
@@ -67,16 +67,18 @@ def resolve_experiment(
                 f"--dataset {CHALLENGE}: {experiment['train_data']} not found; get the files from {CHALLENGE_SOURCE} "
                 f"and put them in place as README says, or run with --dataset {STAND_IN}."
             )
-        demo_expid = expid.removesuffix("MMCTR") + "demo"
+        demo_expid = expid.removesuffix("MMCTR") + OF_STAND_IN
         print(
             f"\n>>> NO CHALLENGE DATA in {Path(experiment['train_data']).parent}: running on the GENERATED stand-in "
             f"{STAND_IN} with the small widths of {demo_expid}; these results are not the challenge's.\n",
             flush=True,
         )
         experiment = Experiment.load(demo_expid, config_dir, model_zoo=model_zoo, **{"model_id": expid, **changes})
-    if experiment.dataset_id == STAND_IN and (other := ensure_demo(Path(experiment["train_data"]).parent)):
+    if (settings := DEMOS.get(experiment.dataset_id)) is not None:
+        other = ensure_demo(Path(experiment["train_data"]).parent, settings)
         changed = ", ".join(f"{name}={value}" for name, value in other.items())
-        print(f"\n>>> {STAND_IN} on disk was made with other settings: {changed}\n", flush=True)
+        if changed:
+            print(f"\n>>> {experiment.dataset_id} on disk was made with other settings: {changed}\n", flush=True)
     return experiment
 
 

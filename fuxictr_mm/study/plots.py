@@ -7,11 +7,12 @@ from typing import Any
 
 from fuxictr_mm.errors import needs
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.run import Result
 from fuxictr_mm.study.records import Estimate
 from fuxictr_mm.study.runs import Outcome
 from fuxictr_mm.study.tables import compare
 
-__all__ = ["plot_bars", "plot_curve", "plot_sweep"]
+__all__ = ["plot_bars", "plot_curve", "plot_sweep", "plot_training"]
 
 LIGHT_BLUE, BLUE, ORANGE = "#8fb3d9", "#2f6db0", "#c9772c"
 
@@ -37,6 +38,26 @@ def plot_bars(outcomes: Sequence[Outcome], path: Path) -> None:
     right.barh(places, [one.difference for one in figures], xerr=_halves(figures), color=LIGHT_BLUE, capsize=3)
     right.axvline(0, color="black", linewidth=0.8)
     right.set_xlabel(_difference_label(outcomes))
+    _save(figure, path)
+
+
+def plot_training(result: Result, path: Path) -> None:
+    """The course of one training: AUC on valid, the best possible one if it is known, and the mean training loss."""
+    figure = _figure(8, 4)
+    axes = figure.subplots()
+    epochs = [entry["epoch"] for entry in result.curve]
+    auc = [entry["valid"].get("AUC") for entry in result.curve]
+    axes.plot(epochs, auc, "o-", color=BLUE, markersize=4, label="valid AUC")
+    if "valid" in result.best_possible:
+        axes.axhline(result.best_possible["valid"], color="black", linewidth=0.8, linestyle="--", label="best possible")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("valid AUC")
+    loss = axes.twinx()
+    loss.plot(epochs, [entry["train_loss"] for entry in result.curve], ".-", color=ORANGE, label="training loss")
+    loss.set_ylabel("training loss")
+    handles = [*axes.get_legend_handles_labels()[0], *loss.get_legend_handles_labels()[0]]
+    axes.legend(handles, [handle.get_label() for handle in handles], fontsize=8, loc="center right")
+    axes.set_title(f"{result.expid} on {result.dataset_id}", fontsize=10)
     _save(figure, path)
 
 

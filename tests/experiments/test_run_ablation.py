@@ -358,7 +358,7 @@ OURS = [(name, dataset_id) for name in study.list_studies() for dataset_id in st
 @pytest.mark.parametrize(("name", "dataset_id"), OURS)
 def test_our_studies_can_run(name: str, dataset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUXICTR_MM_REAL_DATA", "anywhere")
-    monkeypatch.setattr("fuxictr_mm.run.run.ensure_demo", lambda _: {})
+    monkeypatch.setattr("fuxictr_mm.run.run.ensure_demo", lambda *_: {})
     variants = study.study_variants(study.read_study(name), dataset_id)
     assert len({variant.experiment.expid for variant in variants}) == len(variants) > 1
     changed = [json.dumps(dict(variant.experiment.params), default=str) for variant in variants]

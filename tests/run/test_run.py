@@ -13,7 +13,7 @@ import yaml
 
 from fuxictr_mm.compat import host_model_names
 from fuxictr_mm.config.yaml_files import load_dataset
-from fuxictr_mm.demo.generator import DemoSettings, generate_demo
+from fuxictr_mm.demo.generator import DEMOS, DemoSettings, generate_demo
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.run import Experiment, Trained, finished_result, resolve_experiment, run_experiment
 from fuxictr_mm.run import run as runner
@@ -187,16 +187,16 @@ def test_without_a_valid_split_there_is_no_early_stopping(config: Path) -> None:
 def test_the_challenge_falls_back_on_the_stand_in_visibly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made: list[Path] = []
-    monkeypatch.setattr(runner, "ensure_demo", made.append)
+    made: list[tuple[Path, DemoSettings]] = []
+    monkeypatch.setattr(runner, "ensure_demo", lambda *arguments: made.append(arguments) or {})
     monkeypatch.setattr(Path, "exists", lambda path: "MicroLens" not in str(path))
     params = resolve_experiment("Transformer_DCNv2_MMCTR")
-    assert (params.dataset_id, params.expid) == ("MMCTR_demo", "Transformer_DCNv2_MMCTR")
+    assert (params.dataset_id, params.expid) == ("MMCTR_quick", "Transformer_DCNv2_MMCTR")
     assert params["dcn_hidden_units"] == [256, 128]
-    assert made == [REPOSITORY / "data" / "MMCTR_demo"]
+    assert made == [(REPOSITORY / "data" / "MMCTR_quick", DEMOS["MMCTR_quick"])]
     visible = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(visible) == 1
-    assert "NO CHALLENGE DATA" in visible[0] and "GENERATED stand-in MMCTR_demo" in visible[0]
+    assert "NO CHALLENGE DATA" in visible[0] and "GENERATED stand-in MMCTR_quick" in visible[0]
     with pytest.raises(ConfigError, match=r"--dataset MicroLens_1M_x1: .*train.parquet not found; get the files from"):
         resolve_experiment("Transformer_DCNv2_MMCTR", dataset_id="MicroLens_1M_x1")
 
