@@ -192,7 +192,7 @@ def test_the_challenge_falls_back_on_the_stand_in_visibly(
     monkeypatch.setattr(Path, "exists", lambda path: "MicroLens" not in str(path))
     params = resolve_experiment("Transformer_DCNv2_MMCTR")
     assert (params.dataset_id, params.expid) == ("MMCTR_quick", "Transformer_DCNv2_MMCTR")
-    assert params["dcn_hidden_units"] == [256, 128]
+    assert params["dcn_hidden_units"] == [128, 64]
     assert made == [(REPOSITORY / "data" / "MMCTR_quick", DEMOS["MMCTR_quick"])]
     visible = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(visible) == 1

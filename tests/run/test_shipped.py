@@ -78,7 +78,7 @@ def tiny(column: dict[str, Any]) -> dict[str, Any]:
 def shrunk(experiment: Experiment, folder: Path, **changes: Any) -> Experiment:
     """Two steps of one epoch, with small layers, on the tiny files."""
     params = {"model_root": str(folder / "checkpoints"), "data_root": str(folder / "data"), "gpu": -1, "verbose": 0}
-    params |= {"epochs": 1, "batch_size": ROWS, "embedding_dim": 4, **changes}
+    params |= {"epochs": 1, "batch_size": ROWS, "embedding_dim": 4, "eval_steps": None, **changes}
     params |= {key: [8] for key in experiment.params if key.endswith("hidden_units")}
     params |= {"dim_feedforward": 8} if "dim_feedforward" in experiment.params else {}
     params["feature_cols"] = [tiny(column) for column in experiment["feature_cols"]]
