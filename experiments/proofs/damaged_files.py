@@ -13,7 +13,6 @@ import os
 import random
 import resource
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,12 +32,10 @@ from kill_everywhere import EXPERIMENTS, TRAINING, Fault, Runs, outputs
 from odd_values import Workplace
 from safetensors.torch import save_file
 from tqdm import tqdm
+from verdicts import conclude
 
 from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
-from fuxictr_mm.run.provenance import current_commit, machine
 from fuxictr_mm.serve.prediction import predict_file
-from fuxictr_mm.study.runs import this_command
-from fuxictr_mm.study.tables import markdown_table, write_text
 from fuxictr_mm.training.checkpoint import read_file, read_weights, write_file, write_weights
 
 HERE = Path(__file__).resolve().parents[1]
@@ -373,16 +370,13 @@ def prove(folder: Path, flips: int, every: int, at_once: int = 2) -> list[tuple[
         return list(tqdm(pool.map(judge, chosen), total=len(chosen), desc="damaged files"))
 
 
-def report(rows: list[tuple[Trial, str, str]]) -> str:
+def table(rows: list[tuple[Trial, str, str]]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for kind in [*dict.fromkeys(trial.kind for trial, _, _ in rows), "all"]:
         count = Counter(how for trial, how, _ in rows if kind in (trial.kind, "all"))
         endings = {how: count[how] for how in ("refused", "read right", "wrong")}
         lines.append({"file": kind, "tried": count.total(), **endings})
-    wrong = [(trial, why) for trial, how, why in rows if how == "wrong"]
-    text = markdown_table(lines) + f"\n{len(wrong)} of {len(rows)} damaged files are handled wrongly.\n"
-    text += "".join(f"- {trial.kind}, {trial.what}: {why}\n" for trial, why in wrong)
-    return text + f"\nCommand: `{this_command()}`; commit {current_commit()}; {machine()}.\n"
+    return lines
 
 
 def main() -> None:
@@ -393,10 +387,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="damaged_files.") as name:
         rows = prove(Path(name), args.flips, args.every)
-    text = report(rows)
-    write_text(args.out / "damaged_files.md", text)
-    print(text)
-    sys.exit(1 if any(how == "wrong" for _, how, _ in rows) else 0)
+    wrong = [f"{trial.kind}, {trial.what}: {why}" for trial, how, why in rows if how == "wrong"]
+    sentence = f"{len(wrong)} of {len(rows)} damaged files are handled wrongly."
+    conclude(args.out / "damaged_files.md", table(rows), sentence, wrong)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from odd_values import COLUMNS, SMALL, Workplace
 from tqdm import tqdm
+from verdicts import conclude
 
 from fuxictr_mm.cli import user_errors
 from fuxictr_mm.run import resolve_experiment, run_experiment
-from fuxictr_mm.run.provenance import current_commit, machine
-from fuxictr_mm.study.runs import this_command
-from fuxictr_mm.study.tables import markdown_table, write_text
 
 HERE = Path(__file__).resolve().parents[1]
 OPERATIONS = {
@@ -232,22 +230,15 @@ def prove(folder: Path, every: int, at_once: int = 2) -> list[tuple[str, Fault, 
     return rows
 
 
-def report(rows: list[tuple[str, Fault, str, str]]) -> str:
-    lines = []
+def table(rows: list[tuple[str, Fault, str, str]]) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
     for name in EXPERIMENTS:
         for kind in ("killed", "a system error", "a limit of file sizes"):
             of_kind = [row for row in rows if row[0] == name and row[1].kind == kind]
-            count = Counter(how for _, _, how, wrong in of_kind if not wrong)
-            endings = {how: count[how] for how in ("killed", "refused", "did not matter")}
-            lines.append({"run": name, "what happens": kind, "tried": len(of_kind), **endings, "wrong": 0})
-            lines[-1]["wrong"] = sum(bool(row[3]) for row in of_kind)
-    wrong = [row for row in rows if row[3]]
-    text = markdown_table(lines)
-    text += (
-        f"\n{len(wrong)} of {len(rows)} runs are wrong; all others end, resumed, with the bytes of one left alone.\n"
-    )
-    text += "".join(f"- {name}, {fault}: {why}\n" for name, fault, _, why in wrong)
-    return text + f"\nCommand: `{this_command()}`; commit {current_commit()}; {machine()}.\n"
+            count = Counter("wrong" if wrong else how for _, _, how, wrong in of_kind)
+            endings = {how: count[how] for how in ("killed", "refused", "did not matter", "wrong")}
+            lines.append({"run": name, "what happens": kind, "tried": len(of_kind), **endings})
+    return lines
 
 
 def main() -> None:
@@ -257,10 +248,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill_everywhere.") as name:
         rows = prove(Path(name), args.every)
-    text = report(rows)
-    write_text(args.out / "kill_everywhere.md", text)
-    print(text)
-    sys.exit(1 if any(row[3] for row in rows) else 0)
+    wrong = [f"{name}, {fault}: {why}" for name, fault, _, why in rows if why]
+    sentence = f"{len(wrong)} of {len(rows)} runs are wrong; all others end, resumed, with the bytes of one left alone."
+    conclude(args.out / "kill_everywhere.md", table(rows), sentence, wrong)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ is right if the contract reads the same values from it, or refuses it in a sente
 """
 
 import argparse
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,13 +23,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from verdicts import conclude
 
 from fuxictr_mm.config.schema import Column, DatasetSchema
 from fuxictr_mm.data.contract import Split, read_split
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.run.provenance import current_commit, machine
-from fuxictr_mm.study.runs import this_command
-from fuxictr_mm.study.tables import markdown_table, write_text
 
 HERE = Path(__file__).resolve().parents[1]
 SCHEMA = DatasetSchema(
@@ -227,17 +224,13 @@ def prove(folder: Path) -> dict[Trial, tuple[str, str]]:
     return {trial: judge(trial, expected, folder) for trial in trials()}
 
 
-def report(found: dict[Trial, tuple[str, str]]) -> str:
+def table(found: dict[Trial, tuple[str, str]]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for writer in ("pyarrow", "pandas", "polars", "all"):
         count = Counter(how for trial, (how, _) in found.items() if writer in (trial.writer, "all"))
-        tried = count.total() - count["cannot be written"]
         endings = {how: count[how] for how in ("refused", "read right", "wrong")}
-        lines.append({"written by": writer, "tried": tried, **endings})
-    wrong = [(trial, why) for trial, (how, why) in found.items() if how == "wrong"]
-    text = markdown_table(lines) + f"\n{len(wrong)} of {lines[-1]['tried']} forms are handled wrongly.\n"
-    text += "".join(f"- {trial.writer}, {trial.column} as {trial.form}: {why}\n" for trial, why in wrong)
-    return text + f"\nCommand: `{this_command()}`; commit {current_commit()}; {machine()}.\n"
+        lines.append({"written by": writer, "tried": sum(endings.values()), **endings})
+    return lines
 
 
 def main() -> None:
@@ -246,10 +239,14 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="odd_formats.") as name:
         found = prove(Path(name))
-    text = report(found)
-    write_text(args.out / "odd_formats.md", text)
-    print(text)
-    sys.exit(1 if any(how == "wrong" for how, _ in found.values()) else 0)
+    lines = table(found)
+    wrong = [
+        f"{trial.writer}, {trial.column} as {trial.form}: {why}"
+        for trial, (how, why) in found.items()
+        if how == "wrong"
+    ]
+    sentence = f"{len(wrong)} of {lines[-1]['tried']} forms are handled wrongly."
+    conclude(args.out / "odd_formats.md", lines, sentence, wrong)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import logging
 import re
 import signal
-import sys
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -22,12 +21,10 @@ from typing import Any
 
 from odd_values import REFUSED, Trial, Workplace, of_every_key
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from verdicts import conclude
 from written_values import written
 
 from fuxictr_mm.errors import ConfigError, DataError
-from fuxictr_mm.run.provenance import current_commit, machine
-from fuxictr_mm.study.runs import this_command
-from fuxictr_mm.study.tables import markdown_table, write_text
 
 HERE = Path(__file__).resolve().parents[1]
 SECONDS = 60  # a value that takes longer hangs
@@ -93,20 +90,15 @@ def try_all(trials: Iterator[Trial]) -> dict[Trial, tuple[str, str]]:
         logging.disable(logging.NOTSET)
 
 
-def report(found: Mapping[Trial, tuple[str, str]]) -> str:
+def table(found: Mapping[Trial, tuple[str, str]]) -> list[dict[str, Any]]:
     by_way: dict[str, Counter[str]] = defaultdict(Counter)
     for trial, (verdict, _) in found.items():
         by_way[trial.way][verdict] += 1
     total: Counter[str] = sum(by_way.values(), Counter())
-    lines = [
+    return [
         {"where": way, "tried": count.total(), **{name: count[name] for name in ("refused", "read right", "wrong")}}
         for way, count in [*by_way.items(), ("all", total)]
     ]
-    text = markdown_table(lines)
-    wrong = [(trial, why) for trial, (verdict, why) in found.items() if verdict == "wrong"]
-    text += f"\n{len(wrong)} of {total.total()} values are handled wrongly.\n"
-    text += "".join(f"- {trial.way}: `{trial.key}: {trial.value}`: {why}\n" for trial, why in wrong)
-    return text + f"\nCommand: `{this_command()}`; commit {current_commit()}; {machine()}.\n"
 
 
 def main() -> None:
@@ -116,10 +108,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wrong_values.") as name:
         place = Workplace(Path(name))
         found = try_all(trial for part in (written(place), of_every_key(place)) for trial in part)
-    text = report(found)
-    write_text(args.out / "wrong_values.md", text)
-    print(text)
-    sys.exit(1 if any(verdict == "wrong" for verdict, _ in found.values()) else 0)
+    wrong = [
+        f"{trial.way}: `{trial.key}: {trial.value}`: {why}"
+        for trial, (verdict, why) in found.items()
+        if verdict == "wrong"
+    ]
+    sentence = f"{len(wrong)} of {len(found)} values are handled wrongly."
+    conclude(args.out / "wrong_values.md", table(found), sentence, wrong)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ class Catalogue:
         if nulls := frame[key].null_count():
             notes.append(f"{nulls:,} items have no id and are dropped")
             frame = frame.filter(pl.col(key).is_not_null())
-        frame = frame.with_columns(as_ids(frame[key]).cast(log.item.dtype).alias(key))
+        ids = as_ids(frame[key])
+        if log.item.dtype == pl.Int64 and ids.dtype == pl.String:
+            raise DataError(f"items are text in the item table ({ids[0]!r}) and numbers in the log; make them alike.")
+        frame = frame.with_columns(ids.cast(log.item.dtype).alias(key))
         if frame[key].n_unique() < frame.height:
             whole = frame.height
             frame = frame.unique(maintain_order=True)
@@ -65,9 +68,9 @@ class Catalogue:
                 double = frame.filter(pl.col(key).is_duplicated())[key][0]
                 raise DataError(f"item {double!r} has several rows of different content in the item table; keep one.")
             notes.append(f"{whole - frame.height:,} rows of the item table repeat others and are dropped")
-        ids = Ids.of(frame[key])
-        order = np.argsort(ids.numbers(frame[key]), kind="stable")
-        return cls(ids, frame.drop(key)[order], notes)
+        numbered = Ids.of(frame[key])
+        order = np.argsort(numbered.numbers(frame[key]), kind="stable")
+        return cls(numbered, frame.drop(key)[order], notes)
 
     def restrict(self, log: Log) -> Log:
         """The log without rows of items that are not in the catalogue."""

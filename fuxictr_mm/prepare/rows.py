@@ -68,11 +68,9 @@ class Rows:
             self.split = _named_splits(self._log.frame[column])
         else:
             cold = cold_items(self.n_items, valid + test, seed)
-            numbers = np.flatnonzero(cold)
+            drawn = np.random.default_rng(seed + 1).permutation(np.flatnonzero(cold))
             in_test = np.zeros_like(cold)
-            in_test[
-                np.random.default_rng(seed + 1).permutation(numbers)[: round(len(numbers) * test / (valid + test))]
-            ] = True
+            in_test[drawn[: round(len(drawn) * test / (valid + test))]] = True
             self.split = cold[self.item].astype(np.int8) + in_test[self.item]
             self._held_out = cold
             # What training must not see, its histories must not show.
@@ -92,9 +90,9 @@ class Rows:
                 continue
             # By what was clicked until then: an item that only a later split knows is no negative of an earlier one. Of
             # held-out items, each split draws its own, or being held out would tell the label.
-            until = clicks[self.split[clicks] == at] if self._held_out.any() else clicks[self.split[clicks] <= at]
-            weights = np.bincount(self.item[until], minlength=self.n_items + 1).astype(np.float64) ** power
-            weights[np.bincount(self.item[until], minlength=self.n_items + 1) == 0] = 0
+            until = of_split if self._held_out.any() else clicks[self.split[clicks] <= at]
+            counts = np.bincount(self.item[until], minlength=self.n_items + 1)
+            weights = np.where(counts, counts.astype(np.float64) ** power, 0)
             row, item = negatives(self.user[of_split], known, weights, count, seed + at)
             rows.append(of_split[row])
             items.append(item)

@@ -10,9 +10,10 @@ __all__ = ["load_script"]
 
 
 def load_script(name: str) -> ModuleType:
-    """Import a script by its bare name, as scripts import one another."""
-    sys.path.insert(0, str(REPOSITORY / "experiments"))
+    """Import a script by its bare name, or a proof by ``proofs.NAME``, as they import one another."""
+    folders = [str(REPOSITORY / "experiments"), str(REPOSITORY / "experiments" / "proofs")]
+    sys.path[:0] = folders
     try:
         return importlib.import_module(name)
     finally:
-        sys.path.pop(0)
+        del sys.path[: len(folders)]

@@ -13,8 +13,7 @@ from tests.experiments.scripts import load_script
 
 
 @pytest.fixture
-def proof(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "experiments" / "proofs"))  # where a script finds its neighbours
+def proof() -> Any:
     return load_script("proofs.kill_everywhere")
 
 

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 
 from fuxictr_mm.errors import ConfigError
-from tests import REPOSITORY
 from tests.experiments.scripts import load_script
 
 
 @pytest.fixture
-def proof(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "experiments" / "proofs"))  # where a script finds its neighbours
+def proof() -> Any:
     return load_script("proofs.wrong_values")
 
 

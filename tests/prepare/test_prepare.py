@@ -359,6 +359,9 @@ def test_items_that_do_not_fit(tmp_path: Path) -> None:
         DataError, match=r"no item of the log is in the item table: the log has 'sku/\d+', the table 'x"
     ):
         prepare(log, out, items=items.with_columns(what=pl.lit("x") + pl.col("what")), **arguments())
+    numbered = log.with_columns(what=pl.col("what").str.slice(4).cast(pl.Int64))
+    with pytest.raises(DataError, match=r"items are text in the item table \('sku/0'\) and numbers in the log"):
+        prepare(numbered, out, items=items, **arguments())
     twice = pl.concat([items, items[:1].with_columns(price=pl.lit(0.5))])
     with pytest.raises(DataError, match=r"item 'sku/0' has several rows of different content"):
         prepare(log, out, items=twice, **arguments())
