@@ -86,8 +86,8 @@ def predict_file(
         trained: a model of ours, or one of the host's that takes the challenge's batch.
         data_path: parquet file of the data contract, or a folder or glob of parts.
         out: file to write, complete or not at all. ``.parquet`` holds the columns ``ID`` and the group (where the file
-            has them), the item id and ``score``, float32; ``.csv`` holds ``ID,Task1``, what the challenge takes, and
-            ``.zip`` the same as ``prediction.csv``.
+            has them), the item id, ``original_<column>`` for ids that ``prepare`` has numbered, and ``score``, float32;
+            ``.csv`` holds ``ID,Task1``, what the challenge takes, and ``.zip`` the same as ``prediction.csv``.
         batch_size: rows per forward pass.
         new_items: files of items that the table lacks, as arguments of
             :meth:`~fuxictr_mm.features.table.ItemTable.with_items`; they are scored as cold items.
@@ -104,7 +104,11 @@ def predict_file(
     _check_out(out, [data_path, *(path for path in (new_items or {}).values() if isinstance(path, str | Path))])
     model, schema = trained.model, trained.schema
     file = open_parquet(data_path)
-    written = _output_schema(file.schema_arrow, data_path, out.suffix, schema, metrics)
+    originals = _originals(trained) if out.suffix == ".parquet" else {}
+    kept_columns = _output_schema(file.schema_arrow, data_path, out.suffix, schema, metrics)
+    originals = {name: texts for name, texts in originals.items() if name in kept_columns.names}
+    texts_of = [(f"original_{name}", texts.type) for name, texts in originals.items()]
+    written = pa.schema([*kept_columns, *texts_of, (SCORE, pa.float32())])
     table = trained.table.with_items(**new_items) if new_items else trained.table
     gatherer = trained.gatherer(table)
     read = partial(
@@ -113,7 +117,7 @@ def predict_file(
         schema,
         table.item_ids,
         label=bool(metrics),
-        keep=written.names[:-1],
+        keep=kept_columns.names,
         chunk_rows=max(CHUNK_ROWS // batch_size, 1) * batch_size,
         if_unknown="describe new items with --item_feature FILE (and --item_info FILE)",
     )
@@ -137,7 +141,8 @@ def predict_file(
                     f"{data_path}: row {rows + at} (counted from 0) has the score {scores[at]}; a finite one is "
                     "expected, so check the weights and this row's numbers."
                 )
-            write(pa.record_batch([*kept.values(), pa.array(scores)], schema=written))
+            texts = [_looked_up(kept[name], of_numbers) for name, of_numbers in originals.items()]
+            write(pa.record_batch([*kept.values(), *texts, pa.array(scores)], schema=written))
             rows += len(chunk)
             rows_without_history += int((np.diff(chunk.history_offsets) == 0).sum())
             if metrics:
@@ -182,7 +187,7 @@ def _check_out(out: Path, inputs: Sequence[str | Path]) -> None:
 def _output_schema(
     arrow: pa.Schema, data_path: Path, suffix: str, schema: DatasetSchema, metrics: Sequence[str]
 ) -> pa.Schema:
-    """The columns to write, the score last; refuses a file that lacks one which the output or the metrics need."""
+    """The columns to copy; refuses a file that lacks one which the output or the metrics need."""
     needed = {schema.item_col: "every row needs a target item"}
     if suffix != ".parquet":
         needed[ID_COLUMN] = f"{suffix} files hold {ID_COLUMN},{CHALLENGE_SCORE}; write .parquet instead"
@@ -195,7 +200,24 @@ def _output_schema(
             raise DataError(f"{data_path}: column {name!r} is missing, found {arrow.names}: {reason}.")
     names = dict.fromkeys((ID_COLUMN, schema.group_id, schema.item_col))
     types = {name: arrow.field(name).type for name in names if name in arrow.names}
-    return pa.schema({**types, SCORE: pa.float32()})
+    return pa.schema(types)
+
+
+def _originals(trained: Trained) -> dict[str, pa.Array]:
+    """Column -> the ids that its numbers 1, 2, ... stand for, where ``prepare`` has left them beside the items."""
+    schema, folder = trained.schema, Path(trained.params.get("item_info") or "").parent
+    files = {name: folder / f"{name}s.parquet" for name in (schema.group_id, schema.item_col) if name is not None}
+    found = {}
+    for name, file in files.items():
+        if file.is_file() and {name, "original"} <= set((table := open_parquet(file)).schema_arrow.names):
+            found[name] = table.read(["original"]).column(0).combine_chunks()
+    return found
+
+
+def _looked_up(numbers: pa.Array, of_numbers: pa.Array) -> pa.Array:
+    """The ids of numbers; null for one that has none, such as an item that came later."""
+    at = numbers.to_numpy(zero_copy_only=False).astype(np.int64) - 1
+    return of_numbers.take(pa.array(at, mask=(at < 0) | (at >= len(of_numbers))))
 
 
 @contextmanager

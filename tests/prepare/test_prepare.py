@@ -32,7 +32,8 @@ from fuxictr_mm.prepare.histories import (
 )
 from fuxictr_mm.prepare.prepare import prepare
 from fuxictr_mm.prepare.verb import main
-from fuxictr_mm.run import resolve_experiment, run_experiment
+from fuxictr_mm.run import Trained, resolve_experiment, run_experiment
+from fuxictr_mm.serve.prediction import _looked_up, predict_file
 
 SPLITS = ("train", "valid", "test")
 
@@ -198,6 +199,18 @@ def test_a_log_trains_by_the_printed_command(tmp_path: Path) -> None:
         "user_id", "hour", "item_id", "kinds", "price", "popularity", "item_emb", "item_vectors", "item_peers",
     }  # fmt: skip
     assert columns["kinds"]["type"] == "sequence" and columns["hour"]["type"] == "categorical"
+    experiment = resolve_experiment("DIN_SE_MHTA_shop", config)
+    predict_file(Trained.open(experiment), experiment["test_data"], tmp_path / "scores.parquet")
+    scores, users, items = (
+        pl.read_parquet(tmp_path / "scores.parquet"),
+        originals(made.folder, "user"),
+        originals(made.folder, "item"),
+    )
+    assert scores.columns == ["user_id", "item_id", "original_user_id", "original_item_id", "score"]
+    assert scores["original_user_id"].to_list() == [users[n] for n in scores["user_id"]]
+    assert scores["original_item_id"].to_list() == [items[n] for n in scores["item_id"]]
+    later = _looked_up(pa.array([1, 3, 0]), pa.array(["a", "b"])).to_pylist()
+    assert later == ["a", None, None]  # an item that came later has no number of its own
     findings = inspect_dataset(load_dataset("shop", config))
     assert "shop" in str(findings.to_dict()) or findings.to_table()
     popular = pl.read_parquet(made.folder / "items.parquet")["popularity"]
