@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,26 +21,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command of a fresh environment that has the wheel, and finds its dependencies in this one."""
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"  # building leaves files beside setup.py
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    for name in files.stdout.splitlines() or [str(p.relative_to(REPOSITORY)) for p in REPOSITORY.rglob("*.py")]:
-        if (REPOSITORY / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes((REPOSITORY / name).read_bytes())
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(tree),
-    ]
-    subprocess.run(build, check=True, capture_output=True)
+    for name in ("fuxictr_mm", "model_zoo", "dataset_config", "experiments/studies", "experiments/tuner_config"):
+        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tree / name)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*build, str(tree)], check=True, capture_output=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
     (wheel,) = folder.glob("*.whl")
