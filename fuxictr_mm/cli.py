@@ -1,7 +1,8 @@
 """One command with verbs: ``fuxictr-mm VERB``; ``python -m fuxictr_mm`` and ``experiments/*.py`` call the same.
 
 This module is imported before torch is. By default OpenMP's threads spin while they wait, and then two processes take
-the same cores from each other for whole time slices; waiting passively costs an idle machine little.
+the same cores from each other for whole time slices; threads that never spin take twice as long on an idle machine. A
+thousand spins cost little in either case (``experiments/benchmarks/busy.py``).
 """
 
 import argparse
@@ -19,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when libgomp is loaded, with torch
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when libgomp is loaded, with torch
 
 from fuxictr_mm.arguments import COMMAND, verb_parser
 from fuxictr_mm.errors import ConfigError, is_told, needs, sentence

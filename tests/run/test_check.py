@@ -128,8 +128,11 @@ def test_a_lock_may_be_entered_again_in_its_own_process(tmp_path: Path) -> None:
     assert not (tmp_path / "x.lock.pid").exists()
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_every_entry_point_lets_threads_wait_passively(given: str | None, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_every_entry_point_lets_threads_wait_without_spinning_long(given: dict[str, str], expected: str) -> None:
     """Set before torch is loaded, and not over what the user has set."""
     scripts = [path for path in (REPOSITORY / "experiments").glob("*.py") if path.stem != "hide_vectors"]
     assert len(scripts) >= 7
@@ -137,8 +140,8 @@ def test_every_entry_point_lets_threads_wait_passively(given: str | None, expect
         imports = re.findall(r"^(?:from|import) (.*)$", script.read_text(encoding="utf-8"), flags=re.M)
         ours = next(line for line in imports if "fuxictr" in line or "torch" in line)
         assert ours.startswith("fuxictr_mm.cli"), script.name
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
-    code = "import os, sys, fuxictr_mm.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {**{key: value for key, value in os.environ.items() if key not in names}, **given}
+    code = "import os, sys, fuxictr_mm.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.split() == [expected, "False"]
