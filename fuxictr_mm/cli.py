@@ -214,7 +214,9 @@ def demo(argv: list[str]) -> None:
             parser.add_argument("--leaky_levels", action="store_true", help="rows show the clicked item's levels")
         else:
             kind = float if field.name == "history_median" else int
-            parser.add_argument(f"--{field.name}", type=kind, default=field.default, help="see DemoSettings")
+            parser.add_argument(
+                f"--{field.name}", type=kind, default=field.default, help="see DemoSettings (default: %(default)s)"
+            )
     arguments = vars(parser.parse_args(argv))
     out = arguments.pop("out")
     settings = DemoSettings(**arguments)

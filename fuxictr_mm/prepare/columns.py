@@ -118,7 +118,6 @@ def _tags(lists: pl.Series) -> Encoded:
     known = lists.explode().drop_nulls().unique().sort()
     if not len(known):
         raise DataError(f"column {name!r}: lists without any tag; leave the column out.")
-    # The commonest tags of an item tell most; the rest of a long list goes.
     slots = min(SLOTS, int(lists.list.len().max()))  # type: ignore[arg-type]
     ids = pl.DataFrame({"tag": known, "id": np.arange(1, len(known) + 1, dtype=np.int64)})
     flat = pl.DataFrame({"row": np.arange(len(lists)), "tag": lists}).explode("tag").drop_nulls()

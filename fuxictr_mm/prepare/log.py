@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from fuxictr_mm.errors import DataError
-from fuxictr_mm.files import atomic_write
 from fuxictr_mm.prepare.reading import read_table
 
 __all__ = ["Ids", "Log", "as_ids"]
@@ -42,9 +41,8 @@ class Ids:
 
     def write(self, path: Path, name: str) -> None:
         """A parquet file of numbers and ids, so that scores can be told in the user's own ids."""
-        with atomic_write(path) as temporary:
-            numbers = np.arange(1, len(self.originals) + 1)
-            pl.DataFrame({name: numbers, "original": self.originals.cast(pl.String)}).write_parquet(temporary)
+        numbers = np.arange(1, len(self.originals) + 1)
+        pl.DataFrame({name: numbers, "original": self.originals.cast(pl.String)}).write_parquet(path)
 
 
 @dataclass(frozen=True)

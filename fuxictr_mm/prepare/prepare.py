@@ -1,6 +1,5 @@
 """A log and items to a data set that trains: numbered ids, histories as of each row, splits, negatives, YAML."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.config.keys import FileName, NonNegative, NonNegativeNumber, Positive, check_arguments, check_value
 from fuxictr_mm.errors import ConfigError
-from fuxictr_mm.files import temporary_folder
+from fuxictr_mm.files import temporary_folder, write_json
 from fuxictr_mm.prepare.catalogue import Catalogue
 from fuxictr_mm.prepare.columns import Encoded
 from fuxictr_mm.prepare.log import Ids, Log
@@ -162,8 +161,7 @@ def prepare(
                 [*log.notes, *catalogue.notes, *rows.notes, *of_columns],
             )  # fmt: skip
             maps = {one.values.name: one.values_of_ids for one in (*contexts, *features) if one.values_of_ids}
-            about = {"rows": found.rows, "notes": found.notes, "values_of_ids": maps}
-            (made / MARKER).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(made / MARKER, {"rows": found.rows, "notes": found.notes, "values_of_ids": maps})
             now("put in place")
             if out.exists():
                 out.rename(folder / "before")
@@ -200,7 +198,8 @@ def _write_yaml(
     columns += [one.spec for one in contexts if one.spec is not None]
     columns += [{"name": "item_id", "active": True, "dtype": "int", "type": "categorical", "source": "item"}]
     columns += [spec for spec in specs if "modality" not in spec]
-    of_vectors: dict[str, Any] = {"active": True, "dtype": "float", "source": "item", "pca": vectors}
+    of_items: dict[str, Any] = {"active": True, "dtype": "float", "source": "item"}
+    of_vectors = {**of_items, "pca": vectors}
     similarity = []
     if vectors:
         columns.append({"name": "item_emb", "type": "embedding", "embedding_dim": 32, **of_vectors})
@@ -208,14 +207,8 @@ def _write_yaml(
         similarity.append("item_vectors")
     # Own clicks need more users and items than they are wide, also without the users of two folds of five.
     if counted[0] >= LEAST_USERS and counted[1] >= 4:
-        peers: dict[str, Any] = {
-            "name": "item_peers",
-            "active": True,
-            "dtype": "float",
-            "type": "meta",
-            "source": "item",
-        }
-        columns.append({**peers, "pca_whiten": True, "clicks": min(64, min(counted) // 2)})
+        width = min(64, min(counted) // 2)
+        columns.append({"name": "item_peers", "type": "meta", **of_items, "pca_whiten": True, "clicks": width})
         similarity.append("item_peers")
     dataset = {
         "data_root": "../processed", "data_format": "parquet", "rebuild_dataset": False,

@@ -51,11 +51,10 @@ class Rows:
         self.split = np.zeros(len(log), np.int8)
         self.source = np.arange(len(log))
         self.notes: list[str] = []
-        self._held_out = np.zeros(self.n_items + 1, bool)
         clicked = self.label == 1
         self._clicked = self.user[clicked], self.item[clicked]
         self._clicks = Clicks.of(*self._clicked, self.time[clicked])
-        self._kept: Clicks | None = None
+        self._shown_in_training = self._clicks
 
     def split_by(self, how: str, valid: float, test: float, last: int, column: str | None, seed: int) -> None:
         """Fill :attr:`split`; the arguments are those of :func:`~fuxictr_mm.prepare.prepare.prepare`."""
@@ -72,11 +71,12 @@ class Rows:
             in_test = np.zeros_like(cold)
             in_test[drawn[: round(len(drawn) * test / (valid + test))]] = True
             self.split = cold[self.item].astype(np.int8) + in_test[self.item]
-            self._held_out = cold
             # What training must not see, its histories must not show.
             seen = ~cold[self._clicked[1]]
             clicked = self.label == 1
-            self._kept = Clicks.of(self._clicked[0][seen], self._clicked[1][seen], self.time[clicked][seen])
+            self._shown_in_training = Clicks.of(
+                self._clicked[0][seen], self._clicked[1][seen], self.time[clicked][seen]
+            )
             self.notes.append(f"{cold.sum():,} of {self.n_items:,} items are held out with every click of them")
 
     def add_negatives(self, count: int, power: float, seed: int) -> None:
@@ -90,7 +90,8 @@ class Rows:
                 continue
             # By what was clicked until then: an item that only a later split knows is no negative of an earlier one. Of
             # held-out items, each split draws its own, or being held out would tell the label.
-            until = of_split if self._held_out.any() else clicks[self.split[clicks] <= at]
+            is_cold_split = self._shown_in_training is not self._clicks
+            until = of_split if is_cold_split else clicks[self.split[clicks] <= at]
             counts = np.bincount(self.item[until], minlength=self.n_items + 1)
             weights = np.where(counts, counts.astype(np.float64) ** power, 0)
             row, item = negatives(self.user[of_split], known, weights, count, seed + at)
@@ -147,14 +148,13 @@ class Rows:
         without = 0
         for at, name in enumerate(SPLITS):
             rows = np.flatnonzero(self.split == at)
-            clicks = self._kept if at == 0 and self._kept is not None else self._clicks
+            clicks = self._shown_in_training if name == "train" else self._clicks
             writer = None
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 part = rows[start : start + ROWS_AT_ONCE]
                 first, end = clicks.before(
                     self.user[part], self.time[part], max_len, None if since is None else since[part]
                 )
-                first = np.minimum(first, end)
                 without += int((first == end).sum())
                 offsets, items = clicks.lists(first, end)
                 columns: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from fuxictr_mm.errors import DataError
@@ -116,8 +116,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        weights: dict[str, torch.Tensor] = load_file(path)
         with safe_open(path, framework="pt") as file:
+            weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             expected = (file.metadata() or {}).get(SUM)
     except (SafetensorError, OSError, ValueError, RuntimeError) as err:
         if path.exists() and (told := system_error(err, path)):
