@@ -72,11 +72,8 @@ class Rows:
             in_test[drawn[: round(len(drawn) * test / (valid + test))]] = True
             self.split = cold[self.item].astype(np.int8) + in_test[self.item]
             # What training must not see, its histories must not show.
-            seen = ~cold[self._clicked[1]]
-            clicked = self.label == 1
-            self._shown_in_training = Clicks.of(
-                self._clicked[0][seen], self._clicked[1][seen], self.time[clicked][seen]
-            )
+            seen = (self.label == 1) & ~cold[self.item]
+            self._shown_in_training = Clicks.of(self.user[seen], self.item[seen], self.time[seen])
             self.notes.append(f"{cold.sum():,} of {self.n_items:,} items are held out with every click of them")
 
     def add_negatives(self, count: int, power: float, seed: int) -> None:
