@@ -3,7 +3,8 @@
 These are facts to judge, not rules: what breaks a rule is refused by the contract.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from fuxictr_mm.errors import needs
 from fuxictr_mm.files import atomic_write
+from fuxictr_mm.inspect.worth import COSINES, Worth
 
 __all__ = ["Findings", "LevelFindings", "ModalityFindings", "SplitFindings"]
 
@@ -71,11 +73,15 @@ class ModalityFindings:
         dimension: length of a vector.
         missing: items without a vector (null, or no row in the file).
         norms: (items with a vector,) Euclidean norms; null in the file means missing, and a norm of 0 is a vector.
+        spread: effective rank, share of duplicated vectors and share near the mean; ``None`` of fewer than two vectors.
+        neighbours: some items and those closest to them, by title if the items have one, else by id.
     """
 
     dimension: int
     missing: int
     norms: np.ndarray
+    spread: tuple[float, float, float] | None = None
+    neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -85,6 +91,7 @@ class ModalityFindings:
             "zero": int((self.norms == 0).sum()),
             "mean_norm": float(self.norms.mean()) if len(self.norms) else None,
             "std_norm": float(self.norms.std()) if len(self.norms) else None,
+            **dict(zip(("effective_rank", "duplicated", "near_mean"), self.spread or (None, None, None))),
         }
 
 
@@ -139,6 +146,7 @@ class Findings:
         shared_users: pair of splits -> users that occur in both; empty where the dataset names no group column.
         modalities: name -> findings.
         levels: one entry per split and context column that items have too, and one for all such columns together.
+        worth: whether vectors will help, one entry per modality and one for all; empty without labels on valid.
     """
 
     n_items: int
@@ -146,6 +154,7 @@ class Findings:
     shared_users: dict[tuple[str, str], int]
     modalities: dict[str, ModalityFindings]
     levels: list[LevelFindings]
+    worth: list[Worth] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts, as JSON takes them."""
@@ -153,8 +162,12 @@ class Findings:
             "n_items": self.n_items,
             "splits": {name: split.to_dict() for name, split in self.splits.items()},
             "shared_users": {f"{a}, {b}": count for (a, b), count in self.shared_users.items()},
-            "modalities": {name: modality.to_dict() for name, modality in self.modalities.items()},
+            "modalities": {
+                name: {**one.to_dict(), "neighbours": {title: list(others) for title, others in one.neighbours.items()}}
+                for name, one in self.modalities.items()
+            },
             "levels": [level.to_dict() for level in self.levels],
+            "worth": {worth.name: worth.to_dict() for worth in self.worth},
         }
 
     def to_table(self) -> str:
@@ -175,13 +188,22 @@ class Findings:
             pairs = [f"{a} and {b}: {count:,}" for (a, b), count in self.shared_users.items()]
             blocks += ["", f"Users in several splits: {'; '.join(pairs)}"]
         if self.modalities:
-            header = ["modality", "dimension", "vectors", "missing", "zero", "mean norm", "std norm"]
-            rows = [[name, *modality.to_dict().values()] for name, modality in self.modalities.items()]
+            header = ["modality", "dimension", "vectors", "missing", "zero", "mean norm", "std norm", "effective rank"]
+            header += ["duplicated", "near mean"]
+            rows = []
+            for name, modality in self.modalities.items():
+                *numbers, duplicated, near = modality.to_dict().values()
+                rows.append([name, *numbers, _percent(duplicated), _percent(near)])
             blocks += [
                 "",
                 "Vectors (null means missing; zero: all-zero vectors, real unless zero_vectors: missing is set)",
             ]
             blocks.append(_table(header, rows))
+            for name, modality in self.modalities.items():
+                near_ones = [f"  {title}: {', '.join(others)}" for title, others in modality.neighbours.items()]
+                blocks += ["", f"Closest by {name}", *near_ones] if near_ones else []
+        if self.worth:
+            blocks += ["", *self._will_they_help()]
         if self.levels:
             blocks += ["", "Row value equals the item's own value, by label, and the AUC of that alone"]
             header = ["split", "column", "rows", "all", "label 0", "label 1", "AUC", "verdict"]
@@ -192,6 +214,19 @@ class Findings:
                 rows.append([level.split, " and ".join(level.columns), level.rows, *shares, auc, level.verdict])
             blocks.append(_table(header, rows))
         return "\n".join(blocks)
+
+    def _will_they_help(self) -> list[str]:
+        popularity = self.worth[0].popularity
+        title = "Will the vectors help? Valid AUC of cosines of target and history, untrained, and of a regression with"
+        header = ["modality", *COSINES, "with popularity", "gAUC", "shuffled vectors"]
+        rows: list[list[Any]] = [["(none)", *[None] * len(COSINES), popularity.auc, popularity.gauc, None]]
+        for worth in self.worth:
+            cosines = [worth.cosines[name].auc if worth.cosines else None for name in COSINES]
+            rows.append(
+                [worth.name, *cosines, worth.with_popularity.auc, worth.with_popularity.gauc, worth.permuted.auc]
+            )
+        told = [f"  {worth.advice}" for worth in self.worth]
+        return [f"{title} popularity", _table(header, rows), "AUC gained, with 95 % intervals over users:", *told]
 
     def plot(self, path: str | Path) -> None:
         """Write four panels: history lengths, item frequencies, vector norms, agreement of levels by label.

@@ -1,10 +1,10 @@
-"""Looks a dataset over before anything trains on it: cold items, users in several splits, vector scales, level leaks.
+"""Looks a dataset over before anything trains on it: cold items, shared users, vectors, level leaks.
 
 Data that keep the contract are never refused here, and no run pays for it.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -25,9 +25,12 @@ from fuxictr_mm.features.table import ItemTable
 from fuxictr_mm.features.vector_files import iter_vectors, read_ids
 from fuxictr_mm.forms import NUMBER, groups, numbers
 from fuxictr_mm.inspect.findings import Findings, LevelFindings, ModalityFindings, SplitFindings
+from fuxictr_mm.inspect.worth import ItemVectors, worth_of
 from fuxictr_mm.parquet import open_parquet
 
 __all__ = ["inspect_dataset"]
+
+SHOWN = 3  # items whose neighbours are shown, the most clicked ones
 
 
 def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Findings:
@@ -52,6 +55,7 @@ def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Find
         raise ConfigError("'train_data' is not set: cold items and users can only be judged against it.")
     training = TrainingSplit(Path(params["train_data"]), schema, item_table.index_of, item_table.n_items)
     splits: dict[str, SplitFindings] = {}
+    labelled: dict[str, Split] = {}
     users: dict[str, pa.Array] = {}
     levels: list[LevelFindings] = []
     for name in ("train", "valid", "test"):
@@ -63,9 +67,16 @@ def inspect_dataset(params: Mapping[str, Any], *, progress: bool = True) -> Find
             users[name] = _users(split.path, schema.group_id)
         splits[name] = _describe(split, training.users_per_item == 0, users.get(name))
         levels += _compare(name, split, own)
+        if name != "test":  # test figures are for the model that was chosen
+            labelled[name] = split
     shared = {(a, b): _count_shared(users, a, b) for a, b in combinations(users, 2)}
-    modalities = _modalities(schema, sources, item_table, progress)
-    return Findings(item_table.n_items, splits, shared, modalities, levels)
+    modalities, vectors = _modalities(schema, sources, item_table, training.users_per_item, progress)
+    worth = (
+        worth_of(vectors, labelled["train"], labelled["valid"], training, progress=progress)
+        if "valid" in labelled
+        else []
+    )
+    return Findings(item_table.n_items, splits, shared, modalities, levels, worth)
 
 
 def _describe(split: Split, nobody: np.ndarray, users: pa.Array | None) -> SplitFindings:
@@ -135,8 +146,8 @@ def _compare(name: str, split: Split, own: Mapping[str, np.ndarray]) -> list[Lev
 
 
 def _modalities(
-    schema: DatasetSchema, sources: Sources, item_table: ItemTable, progress: bool
-) -> dict[str, ModalityFindings]:
+    schema: DatasetSchema, sources: Sources, item_table: ItemTable, users_per_item: np.ndarray, progress: bool
+) -> tuple[dict[str, ModalityFindings], dict[str, ItemVectors]]:
     paths: dict[str, Path] = {}
     for column in schema.item_columns:
         if derivations := derivations_of(column):
@@ -144,7 +155,8 @@ def _modalities(
             paths.update({name: sources.file_of_modality(name) for name in names})
         elif column.type == "embedding":
             paths[column.name] = sources.file_of(column.name)
-    found = {}
+    found, vectors_of = {}, {}
+    titles = _titles(sources, item_table)
     for name, path in paths.items():
         norms, dimension = [], 0
         with tqdm(total=item_table.n_items, desc=name, unit=" items", disable=None if progress else True) as bar:
@@ -154,5 +166,26 @@ def _modalities(
                 norms.append(np.linalg.norm(vectors[is_item].astype(np.float64), axis=1))
                 bar.update(len(ids))
         joined = np.concatenate(norms)
-        found[name] = ModalityFindings(dimension, item_table.n_items - len(joined), joined)
-    return found
+        spread, neighbours = None, {}
+        if one := ItemVectors.read(path, name, sources.key_col, item_table):
+            vectors_of[name] = one
+            spread = (one.effective_rank, one.duplicated, one.near_mean)
+            clicked = np.where(one.units.any(axis=1), users_per_item, -1)
+            shown = np.argsort(-clicked, kind="stable")[:SHOWN]
+            neighbours = {titles(item): [titles(other) for other in one.neighbours(item)] for item in shown}
+        found[name] = ModalityFindings(dimension, item_table.n_items - len(joined), joined, spread, neighbours)
+    return found, vectors_of
+
+
+def _titles(sources: Sources, item_table: ItemTable) -> Callable[[int], str]:
+    """What an item is called: by the first column of text whose name ends in title or name, else its id."""
+    for path in (sources.item_info, sources.item_feature):
+        if path is None:
+            continue
+        file = open_parquet(path)
+        for column in file.schema_arrow:
+            if column.name.lower().endswith(("title", "name")) and pa.types.is_string(column.type):
+                index = item_table.index_of(read_ids(path, column.name, sources.key_col))
+                texts = dict(zip(index.tolist(), file.read([column.name]).column(0).to_pylist()))
+                return lambda item: texts.get(int(item)) or str(item_table.item_ids[item - 1])
+    return lambda item: str(item_table.item_ids[item - 1])

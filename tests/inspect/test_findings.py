@@ -104,7 +104,9 @@ def test_modalities(tmp_path: Path) -> None:
     assert list(modalities) == ["txt", "img"]
     assert modalities["txt"].to_dict() == {
         "dimension": 2, "rows": 3, "missing": 1, "zero": 1, "mean_norm": 2.0,
-        "std_norm": pytest.approx(np.std([5, 1, 0]))
+        "std_norm": pytest.approx(np.std([5, 1, 0])), "duplicated": 0.0, "near_mean": 0.0,
+        # The shares of variance of (3, 4), (0, 1), (0, 0) are 0.9861 and 0.0139.
+        "effective_rank": pytest.approx(1.0771, abs=1e-4),
     }  # fmt: skip
     assert modalities["img"].norms.tolist() == [4.0, 2.0, 6.0] and modalities["img"].dimension == 4
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fuxictr_mm.config.schema import DatasetSchema
 from fuxictr_mm.errors import ConfigError, DataError
+from fuxictr_mm.features.derive.folds import fold_of
 from fuxictr_mm.forms import GROUP, ID, IDS, LABEL, Misfit, check_form, group_numbers, lists, numbers, whole_numbers
 from fuxictr_mm.parquet import open_parquet
 
@@ -108,6 +109,11 @@ class TrainingSplit:
         What makes a target cold, rare or warm. Where the schema names no users, see :func:`read_clicks`.
         """
         return np.bincount(self._clicks.matrix.indices, minlength=self._n_items + 1)
+
+    def users_per_item_without(self, fold: int) -> np.ndarray:
+        """The same without the users of a fold (:func:`~fuxictr_mm.features.derive.folds.fold_of`)."""
+        others = self._clicks.matrix[fold_of(self._clicks.users.astype(np.int64)) != fold]
+        return np.bincount(others.indices, minlength=self._n_items + 1)
 
     @cached_property
     def _clicks(self) -> Clicks:
