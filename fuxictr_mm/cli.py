@@ -248,6 +248,7 @@ def _of(module: str, extra: str = "", *needed: str) -> Callable[[list[str]], Non
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
     "prepare": _of("prepare.verb"),
+    "encode": _of("encode.verb"),
     "seeds": _of("study.seeds"),
     "study": _of("study.study"),
     "tune": _of("study.tune"),
@@ -259,7 +260,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "report": _of("report.page", "report", "jinja2", "markdown_it"),
 }
 # What continues a verb after an interruption, beside the arguments that it was given.
-RESUMABLE: dict[str, list[str]] = {"run": ["--resume"], "seeds": [], "study": [], "tune": []}
+RESUMABLE: dict[str, list[str]] = {"run": ["--resume"], "seeds": [], "study": [], "tune": [], "encode": []}
 
 
 def _verb_list() -> str:

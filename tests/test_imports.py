@@ -17,7 +17,7 @@ STOREYS = (
     ("batch",),
     ("features", "layers", "prepare"),
     ("training",),
-    ("models", "data", "demo"),
+    ("models", "data", "demo", "encode"),
     ("run",),
     ("serve", "inspect"),
     ("study",),
@@ -40,6 +40,7 @@ WITHOUT_TORCH = (
     "features",
     "inspect",
     "demo",
+    "encode",
     "prepare",
 )
 ROOMS = sorted({p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()} - {"__init__", "__pycache__"})

@@ -184,7 +184,8 @@ def _titles(sources: Sources, item_table: ItemTable) -> Callable[[int], str]:
             continue
         file = open_parquet(path)
         for column in file.schema_arrow:
-            if column.name.lower().endswith(("title", "name")) and pa.types.is_string(column.type):
+            is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            if is_text and column.name.lower().endswith(("title", "name")):
                 index = item_table.index_of(read_ids(path, column.name, sources.key_col))
                 texts = dict(zip(index.tolist(), file.read([column.name]).column(0).to_pylist()))
                 return lambda item: texts.get(int(item)) or str(item_table.item_ids[item - 1])

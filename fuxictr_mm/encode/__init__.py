@@ -1,0 +1,1 @@
+"""Titles and pictures of items to vectors."""
