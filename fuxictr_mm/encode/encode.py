@@ -22,14 +22,14 @@ from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, only_one, read_json, write_json
 from fuxictr_mm.prepare.reading import read_table
 
-__all__ = ["Encoded", "encode"]
+__all__ = ["EncodedItems", "encode"]
 
 TABLE = "items.parquet"
 SHARD = 2048  # inputs whose vectors are written at once
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedItems:
     """What :func:`encode` has done.
 
     Attributes:
@@ -56,7 +56,7 @@ def encode(
     folder: str | Path | None = None,
     batch_size: Positive = 64,
     append: bool = False,
-) -> Encoded:
+) -> EncodedItems:
     """Write ``out/items.parquet``: the item table with a column of vectors per task, null where an input is missing.
 
     Args:
@@ -104,7 +104,7 @@ def _encode(
     folder: Path,
     batch_size: int,
     before: pl.DataFrame | None,
-) -> Encoded:
+) -> EncodedItems:
     notes = []
     if before is not None:
         is_known = frame[item].cast(before[item].dtype, strict=False).is_in(before[item].implode())
@@ -112,7 +112,7 @@ def _encode(
             notes.append(f"{is_known.sum():,} items were there and are kept as they were")
         frame = frame.filter(~is_known)
         if not frame.height:
-            return Encoded(out / TABLE, before.height, [*notes, "no new item"])
+            return EncodedItems(out / TABLE, before.height, [*notes, "no new item"])
     columns = []
     for task in tasks:
         column, note = _column(task, frame, out / task.name, folder, batch_size)
@@ -123,7 +123,7 @@ def _encode(
         table = pl.concat([before, table.cast(before.schema)])
     with atomic_write(out / TABLE) as temporary:
         table.write_parquet(temporary)
-    return Encoded(out / TABLE, table.height, notes)
+    return EncodedItems(out / TABLE, table.height, notes)
 
 
 def _column(task: Task, frame: pl.DataFrame, store: Path, folder: Path, batch_size: int) -> tuple[pl.Series, str]:

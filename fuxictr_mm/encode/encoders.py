@@ -18,7 +18,7 @@ import numpy as np
 
 from fuxictr_mm.errors import ConfigError, needs
 
-__all__ = ["Encoder", "Kind", "load_encoder"]
+__all__ = ["Encoder", "Kind", "as_vectors", "load_encoder"]
 
 Kind = Literal["text", "image"]
 FORMS = "sentence-transformers/NAME, timm/NAME, open_clip/NAME, a local folder, or module:function"
