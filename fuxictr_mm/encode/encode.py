@@ -20,6 +20,8 @@ from fuxictr_mm.encode.encoders import Encoder, as_vectors, load_encoder
 from fuxictr_mm.encode.inputs import Inputs, Task, open_picture
 from fuxictr_mm.errors import ConfigError, DataError
 from fuxictr_mm.files import atomic_write, only_one, read_json, write_json
+from fuxictr_mm.prepare.catalogue import one_row_per_item
+from fuxictr_mm.prepare.log import are_numbers_as_text
 from fuxictr_mm.prepare.reading import read_table
 
 __all__ = ["EncodedItems", "encode"]
@@ -81,7 +83,8 @@ def encode(
         if taken.count(name) > 1 or name in frame.columns:
             raise ConfigError(f"two columns would be called {name!r}; name one anew: --text other_name:SOURCE=MODEL.")
     if folder is None:
-        folder = Path(items[0] if isinstance(items, list | tuple) else items).parent if _is_path(items) else Path()
+        first = items[0] if isinstance(items, list | tuple) else items
+        folder = Path(first).parent if isinstance(first, str | Path) else Path()
     before = None
     if append:
         if not (out / TABLE).is_file():
@@ -203,20 +206,7 @@ def _with_ids(frame: pl.DataFrame, item: str) -> pl.DataFrame:
     """Ids of text that are all whole numbers become such, so that they meet those of any log."""
     if item not in frame.columns:
         raise DataError(f"the items have no column {item!r} (item); found {frame.columns}.")
-    ids = frame[item]
-    if ids.null_count():
-        raise DataError(f"the items: {ids.null_count():,} have no {item!r}; every item needs its id.")
-    if ids.n_unique() < len(ids):
-        frame = frame.unique(maintain_order=True)
-        ids = frame[item]
-        if ids.n_unique() < len(ids):
-            double = ids.filter(ids.is_duplicated())[0]
-            raise DataError(f"the items: id {double!r} has several rows of different content; keep one.")
-    if ids.dtype == pl.String and ids.str.contains(r"^-?(0|[1-9]\d{0,17})$").all():
-        return frame.with_columns(ids.cast(pl.Int64))
-    return frame
-
-
-def _is_path(items: Any) -> bool:
-    first = items[0] if isinstance(items, list | tuple) and items else items
-    return isinstance(first, str | Path)
+    if nulls := frame[item].null_count():
+        raise DataError(f"the items: {nulls:,} have no {item!r}; every item needs its id.")
+    frame = one_row_per_item(frame, item)
+    return frame.with_columns(frame[item].cast(pl.Int64)) if are_numbers_as_text(frame[item]) else frame

@@ -13,7 +13,7 @@ from fuxictr_mm.prepare.columns import Encoded, item_column, popularity_levels
 from fuxictr_mm.prepare.log import Ids, Log, as_ids
 from fuxictr_mm.prepare.reading import read_table
 
-__all__ = ["Catalogue"]
+__all__ = ["Catalogue", "one_row_per_item"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,8 @@ class Catalogue:
         if log.item.dtype == pl.Int64 and ids.dtype == pl.String:
             raise DataError(f"items are text in the item table ({ids[0]!r}) and numbers in the log; make them alike.")
         frame = frame.with_columns(ids.cast(log.item.dtype).alias(key))
-        if frame[key].n_unique() < frame.height:
-            whole = frame.height
-            frame = frame.unique(maintain_order=True)
-            if frame[key].n_unique() < frame.height:
-                double = frame.filter(pl.col(key).is_duplicated())[key][0]
-                raise DataError(f"item {double!r} has several rows of different content in the item table; keep one.")
+        whole, frame = frame.height, one_row_per_item(frame, key)
+        if frame.height < whole:
             notes.append(f"{whole - frame.height:,} rows of the item table repeat others and are dropped")
         numbered = Ids.of(frame[key])
         order = np.argsort(numbered.numbers(frame[key]), kind="stable")
@@ -100,6 +96,24 @@ class Catalogue:
         """The item table of the contract."""
         numbers = pl.Series("item_id", np.arange(1, len(self.ids.originals) + 1))
         pl.DataFrame([numbers, *(one.values for one in features)]).write_parquet(path)
+
+
+def one_row_per_item(frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The table without rows that repeat others.
+
+    Args:
+        key: its column of ids.
+
+    Raises:
+        DataError: an item has rows of different content.
+    """
+    if frame[key].n_unique() == frame.height:
+        return frame
+    frame = frame.unique(maintain_order=True)
+    if frame[key].n_unique() < frame.height:
+        double = frame.filter(pl.col(key).is_duplicated())[key][0]
+        raise DataError(f"item {double!r} has several rows of different content in the item table; keep one.")
+    return frame
 
 
 def _from_npy(name: str, path: Path, rows: int) -> pl.Series:

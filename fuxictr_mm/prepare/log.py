@@ -11,7 +11,7 @@ import polars as pl
 from fuxictr_mm.errors import DataError
 from fuxictr_mm.prepare.reading import read_table
 
-__all__ = ["Ids", "Log", "as_ids"]
+__all__ = ["Ids", "Log", "are_numbers_as_text", "as_ids"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,9 @@ class Ids:
     @classmethod
     def of(cls, values: pl.Series) -> "Ids":
         distinct = values.unique().drop_nulls()
-        if distinct.dtype == pl.String and distinct.str.contains(r"^-?(0|[1-9]\d{0,17})$").all():
-            distinct = distinct.cast(pl.Int64).sort().cast(pl.String)
-        else:
-            distinct = distinct.sort()
-        return cls(distinct)
+        if are_numbers_as_text(distinct):
+            return cls(distinct.cast(pl.Int64).sort().cast(pl.String))
+        return cls(distinct.sort())
 
     def numbers(self, values: pl.Series) -> np.ndarray:
         """(N,) int64; 0 for an id that has none."""
@@ -114,6 +112,11 @@ class Log:
             label=self.label[keep],
             notes=[*self.notes, note],
         )
+
+
+def are_numbers_as_text(values: pl.Series) -> bool:
+    """Whether all are whole numbers written as text, each in the one way that a number is written."""
+    return values.dtype == pl.String and bool(values.str.contains(r"^-?(0|[1-9]\d{0,17})$").all())
 
 
 def as_ids(values: pl.Series) -> pl.Series:
